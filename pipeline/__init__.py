@@ -1,0 +1,1 @@
+"""The workflow: five DVC stages, and the commands that stand on them."""

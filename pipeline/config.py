@@ -1,0 +1,133 @@
+"""params.yaml as frozen, validated objects: a wrong key, type or range ends the program before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.console import UserError
+from pipeline.files import PARAMS
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, no other keys, no silent conversion of one type into another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Checked = TypeVar("Checked", bound=Section)
+
+
+class Preprocess(Section):
+    """How the digits are split; counts of images."""
+
+    train: Annotated[int, Field(ge=10, le=60000)]
+    validation: Annotated[int, Field(ge=10, le=60000)]
+    test: Annotated[int, Field(ge=10, le=10000)]
+    seed: Seed
+
+
+class Train(Section):
+    """The network's training; see params.yaml for units and reasons."""
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    dropout: Share
+    patience: Count
+    epochs: Annotated[int, Field(ge=1, le=1000)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["constant", "cosine"]
+    average: Share
+    monitor: Literal["val_loss", "val_accuracy"]
+    seed: Seed
+    threads: Annotated[int, Field(ge=1, le=256)]
+    precision: Literal["float32", "bfloat16"]
+
+
+class Checkpoints(Section):
+    """How much of the walked paths is kept."""
+
+    max_mb: Positive
+    max_days: Positive
+
+
+class Sweep(Section):
+    """Which trials a sweep runs."""
+
+    parameters: dict[str, list[Any]]
+    threads: Annotated[int, Field(ge=1, le=256)]
+    limit: Count
+
+
+class Gate(Section):
+    """What a change must hold to be merged."""
+
+    test_accuracy_low: Share
+    photo_accuracy: Share
+    calibration_error: Positive
+    model_bytes: Count
+    parameters: Count
+    worse_p: Annotated[float, Field(gt=0, lt=1)]
+    margin: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    preprocess: Preprocess
+    train: Train
+    checkpoints: Checkpoints
+    sweep: Sweep
+    gate: Gate
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and check ``path``; raise ``UserError`` in one line that names the key and what is allowed."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected the parameters here; run from the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as `train:`, found {type(content).__name__}")
+    return check(Params, content, str(path))
+
+
+def check(kind: type[Checked], content: dict[str, Any], source: str, prefix: str = "") -> Checked:
+    """Return ``content`` as a ``kind``; raise ``UserError`` that names the first wrong key, its value and the reason."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error, kind, prefix)}") from None
+
+
+def _explain(error: ValidationError, kind: type[Section], prefix: str) -> str:
+    first = error.errors()[0]
+    key = prefix + ".".join(str(part) for part in first["loc"])
+    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    match first["type"]:
+        case "missing":
+            reason = "is missing"
+        case "extra_forbidden":
+            reason = f"is not a parameter; expected one of {', '.join(_siblings(kind, first['loc'][:-1]))}"
+        case _:
+            reason = f"is {first['input']!r}; {_lowered(first['msg'])}"
+    return f"{key} {reason}{others}"
+
+
+def _siblings(kind: type[Section], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        kind = kind.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return sorted(kind.model_fields)
+
+
+def _lowered(message: str) -> str:
+    return message[0].lower() + message[1:].replace("Input", "it")

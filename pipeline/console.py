@@ -1,0 +1,94 @@
+"""How the commands speak to people: one-line errors, exit statuses, signals and progress bars."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that names the thing, what was expected and what to do.
+
+    ``status`` is the process's exit status, 2 unless said otherwise.
+    """
+
+    def __init__(self, message: str, *, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Stopped(BaseException):
+    """The process was asked to end by SIGINT or SIGTERM; ``signum`` says by which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoReturn:
+    """Run ``main`` on the command line's arguments and end the process with its status.
+
+    A ``UserError`` is one line and its status; a full disk or a read-only folder is one line and 2; SIGINT and SIGTERM
+    unwind the stack (so that ``with`` blocks close what they hold), print ``hint``, and end with 128 + the signal.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        status = main(sys.argv[1:]) or 0
+    except UserError as error:
+        status = _say(f"error: {error}", error.status)
+    except Stopped as stopped:
+        status = _say(f"stopped by {stopped}. {hint}".rstrip(), 128 + stopped.signum)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        if error.errno not in _DISK or error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}", 2)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+_DISK = {
+    errno.ENOSPC: "free some space and run it again, nothing is half-written",
+    errno.EDQUOT: "free some space and run it again, nothing is half-written",
+    errno.EROFS: "expected a folder that can be written",
+    errno.EACCES: "expected a file or folder that this user may read and write",
+    errno.EPERM: "expected a file or folder that this user may read and write",
+    errno.ENOENT: "expected it to exist; `dvc repro` makes what a stage reads",
+    errno.EISDIR: "expected a file, found a folder",
+    errno.ENOTDIR: "expected a folder, found a file",
+}
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C must not break what the first one is closing
+    raise Stopped(signum)
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+def progress(total: int | None, what: str, unit: str, **options: Any) -> tqdm:
+    """Return a progress bar with rate and time left on standard error, silent where that is not a terminal."""
+    return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False, dynamic_ncols=True, **options)
+
+
+def shown(path: Path) -> str:
+    """Return ``path`` as a person would type it from here: relative where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,110 @@
+"""Write files whole or not at all, read them back, and name their contents by sha256; knows no stage."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS, RAW, PREPARED, MODELS, REPORTS, PHOTOS = (
+    Path(name) for name in ("params.yaml", "data/raw", "data/prepared", "models", "reports", "data/photos")
+)
+
+
+def workspace() -> Path:
+    """Return the folder of the main workspace, where what outlives a run is kept (mlruns/, .checkpoints/).
+
+    DVC sets ``DVC_ROOT`` to it, also for a stage that runs in a temporary copy (``dvc exp run --temp``, the queue).
+    """
+    return Path(os.environ.get("DVC_ROOT") or ROOT).resolve()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place when the block ends well, and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes 0600, which no other user of a shared folder could read
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8, its ends of line as they are, whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON with sorted keys; NaN and infinity raise ``ValueError``, since JSON has neither."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write ``rows`` as CSV under a header of ``columns``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file with a header into one dictionary of strings a row."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``array`` as an ``.npy`` file: the same array gives the same bytes."""
+    with replacing(path) as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(*contents: Any) -> str:
+    """Return the sha256 of ``contents`` written as one canonical JSON list, in hexadecimal."""
+    text = json.dumps(contents, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Return one sha256 for the names and bytes of several files, whatever order they come in."""
+    return digest(*sorted((path.name, sha256(path)) for path in paths))
