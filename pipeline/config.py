@@ -102,7 +102,7 @@ def load(path: Path = PARAMS) -> Params:
 
 
 def check(kind: type[Checked], content: dict[str, Any], source: str, prefix: str = "") -> Checked:
-    """Return ``content`` as a ``kind``; raise ``UserError`` that names the first wrong key, its value and the reason."""
+    """Return ``content`` as a ``kind``; raise ``UserError`` that names the wrong key, its value and the reason."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:

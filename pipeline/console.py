@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -51,7 +53,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoRet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno not in _DISK or error.filename is None and error.errno != errno.ENOSPC:
+        if error.errno not in _DISK or (error.filename is None and error.errno != errno.ENOSPC):
             raise
         status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}", 2)
     sys.stdout.flush()
@@ -70,7 +72,7 @@ _DISK = {
 }
 
 
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+def _stop(signum: int, _: FrameType | None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C must not break what the first one is closing
     raise Stopped(signum)
@@ -92,3 +94,21 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Hold back what libraries write to standard error below Python; show it after all when the block fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,205 @@
+"""The article's network in Keras, one deterministic training step after another, and its export."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import Train
+from pipeline.console import UserError, hushed
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads these when it is imported, not later
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+with hushed():  # and says what it was built with whatever they say
+    import keras
+    import tensorflow as tf
+
+PARAMETERS = 53_578  # the article's count; a check that the layers are its layers
+CHUNK = 8  # steps a call: few enough that a signal is heard within a second
+State = dict[str, np.ndarray]
+
+
+def use_threads(threads: int) -> None:
+    """Give one operation ``threads`` threads; another count sums in another order, and gives other bits."""
+    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        raise UserError(f"train.threads: this process already computes with another count than {threads}") from None
+
+
+def build(dropout: float, precision: str = "float32", seed: int = 0) -> keras.Model:
+    """Return the article's network, from uint8 images [n, 28, 28, 1] to probabilities [n, 10].
+
+    Pooling comes before the ReLU: the same function, on a quarter of the values. The scaling by 1/255 is a layer.
+    """
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    start = [keras.initializers.GlorotUniform(seed + number) for number in range(3)]
+    layers = [
+        keras.Input((28, 28, 1), dtype="uint8", name="image"),
+        keras.layers.Rescaling(1 / 255, name="scale", dtype=policy),
+        keras.layers.Conv2D(64, 3, kernel_initializer=start[0], name="conv2d", dtype=policy),
+        keras.layers.MaxPooling2D(name="max_pooling2d", dtype=policy),
+        keras.layers.ReLU(name="relu", dtype=policy),
+        keras.layers.Dropout(dropout, seed=seed, name="dropout", dtype=policy),
+        keras.layers.Conv2D(64, 3, kernel_initializer=start[1], name="conv2d_1", dtype=policy),
+        keras.layers.MaxPooling2D(name="max_pooling2d_1", dtype=policy),
+        keras.layers.ReLU(name="relu_1", dtype=policy),
+        keras.layers.Dropout(dropout, seed=seed, name="dropout_1", dtype=policy),
+        keras.layers.Flatten(name="flatten", dtype=policy),
+        keras.layers.Dense(10, kernel_initializer=start[2], name="dense", dtype=policy),
+        keras.layers.Softmax(name="probability", dtype="float32"),
+    ]
+    return keras.Sequential(layers, name="digits")
+
+
+class Learner:
+    """A network in training, whose every random choice is a function of (seed, epoch): it forgets nothing it needs.
+
+    ``images`` uint8 [n, 28, 28] and ``labels`` uint8 [n] are given to each epoch; ``state`` and ``restore`` carry all that
+    the next epoch depends on.
+    """
+
+    def __init__(self, params: Train, steps: int) -> None:
+        use_threads(params.threads)
+        self.params = params
+        self.network = build(params.dropout, params.precision, params.seed)
+        self.logits = keras.Sequential(self.network.layers[:-1])
+        self.optimizer = keras.optimizers.Adam(params.learning_rate)
+        self.optimizer.build(self.network.trainable_variables)
+        self.average = [tf.Variable(weight) for weight in self.network.trainable_variables]
+        self.total = float(steps * params.epochs)
+        self._learn = tf.function(self._learn_steps, reduce_retracing=True)
+        self._score = tf.function(self._score_batch, reduce_retracing=True)
+
+    def learn(
+        self, images: np.ndarray, labels: np.ndarray, epoch: int, heard: Callable[[int], None] = lambda steps: None
+    ) -> dict[str, float]:
+        """Walk one epoch, numbered from 1; return the mean ``loss`` and ``accuracy`` over it, as Keras does.
+
+        ``heard`` is told of every few steps done.
+        """
+        size = self.params.batch_size
+        order = np.random.default_rng([self.params.seed, epoch]).permutation(len(labels))
+        for number, layer in enumerate(
+            layer for layer in self.network.layers if isinstance(layer, keras.layers.Dropout)
+        ):
+            layer.seed_generator.state.assign([self.params.seed + number, epoch << 20])
+        loss = correct = 0.0
+        pixels, answers = tf.constant(images[..., None]), tf.constant(labels.astype(np.int32))
+        for first in range(0, len(order), size * CHUNK):
+            part = tf.constant(order[first : first + size * CHUNK])
+            sums = self._learn(pixels, answers, part)
+            loss, correct = loss + float(sums[0]), correct + float(sums[1])
+            heard(-(-len(part) // size))
+        return {"loss": loss / len(order), "accuracy": correct / len(order)}
+
+    def _learn_steps(self, images: tf.Tensor, labels: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+        size = self.params.batch_size
+        sums = tf.zeros(2)
+        for first in tf.range(0, tf.size(order), size):
+            batch = order[first : first + size]
+            sums += self._step(tf.gather(images, batch), tf.gather(labels, batch))
+        return sums
+
+    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self.logits(images, training=True), tf.float32)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(losses)
+        weights = self.network.trainable_variables
+        gradients = tape.gradient(loss, [weight.value for weight in weights])
+        step = tf.cast(self.optimizer.iterations.value, tf.float32)
+        self.optimizer.learning_rate.assign(self._rate(step))
+        self.optimizer.apply(gradients, weights)
+        keep = tf.minimum(self.params.average, (1 + step) / (10 + step))  # a young average must forget its start
+        for average, weight in zip(self.average, weights, strict=True):
+            average.assign(keep * average + (1 - keep) * weight.value)
+        return tf.stack([tf.reduce_sum(losses), _correct(logits, labels)])
+
+    def _rate(self, step: tf.Tensor) -> tf.Tensor:
+        if self.params.schedule == "constant":
+            return tf.constant(self.params.learning_rate)
+        return self.params.learning_rate * 0.5 * (1 + tf.cos(np.pi * step / self.total))
+
+    def score(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return ``val_loss`` and ``val_accuracy`` of the averaged weights on these digits."""
+        sums = np.zeros(2)
+        held = [weight.numpy() for weight in self.network.trainable_variables]
+        _assign(self.network.trainable_variables, [weight.numpy() for weight in self.average])
+        for first in range(0, len(labels), 500):
+            part = slice(first, first + 500)
+            sums += self._score(
+                tf.constant(images[part][..., None]), tf.constant(labels[part].astype(np.int32))
+            ).numpy()
+        _assign(self.network.trainable_variables, held)
+        return {"val_loss": float(sums[0]) / len(labels), "val_accuracy": float(sums[1]) / len(labels)}
+
+    def _score_batch(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        logits = tf.cast(self.logits(images, training=False), tf.float32)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return tf.stack([tf.reduce_sum(losses), _correct(logits, labels)])
+
+    def state(self) -> State:
+        """Return copies of all that the next epoch depends on; ``average.*`` are the weights that are scored and kept."""
+        return {name: np.array(variable) for name, variable in self._variables().items()}
+
+    def restore(self, state: State) -> None:
+        """Continue from a ``state``."""
+        for name, variable in self._variables().items():
+            variable.assign(state[name])
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        groups = {
+            "weight": self.network.trainable_variables,
+            "average": self.average,
+            "optimizer": self.optimizer.variables,
+        }
+        return {
+            f"{group}.{number:02d}": each for group, members in groups.items() for number, each in enumerate(members)
+        }
+
+
+def averaged(state: State) -> list[np.ndarray]:
+    """Return the weights that an epoch is scored by, in the network's order."""
+    return [state[name] for name in sorted(state) if name.startswith("average.")]
+
+
+def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32))
+
+
+def export(weights: list[np.ndarray], dropout: float) -> tuple[bytes, bytes]:
+    """Return the network with these weights as a Keras archive and as a LiteRT model: the same bytes for the same weights."""
+    network = build(dropout)
+    _assign(network.trainable_variables, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        network.save(Path(folder, "digits.keras"))
+        network.export(Path(folder, "digits.tflite"), format="litert", verbose=False)
+        return _canonical(Path(folder, "digits.keras").read_bytes()), Path(folder, "digits.tflite").read_bytes()
+
+
+def _canonical(archive: bytes) -> bytes:
+    """Return a ``.keras`` archive without its dates: they are the only thing that differs from save to save."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(result, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                content = json.dumps(json.loads(content) | {"date_saved": ""}, sort_keys=True).encode()
+            target.writestr(zipfile.ZipInfo(name), content)
+    return result.getvalue()
