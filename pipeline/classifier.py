@@ -1,0 +1,142 @@
+"""Fields to digits: the exported network, probabilities that mean what they say, and a verdict (LiteRT, no TensorFlow)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from pipeline import files
+from pipeline.console import UserError
+
+Verdict = Literal["digit", "unsure", "no digit"]
+
+BATCH = 500  # fields a call: enough to be fast, little enough to need no memory to speak of
+FLOOR = 1e-30  # below what float32 can say of a probability; keeps the logarithm finite
+ACCEPTED = 0.99  # share of true digits that the threshold lets pass
+DOUBT = 0.5  # a field this share of the threshold below it is a doubtful digit; lower still, it is none
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the network's answers become probabilities and verdicts.
+
+    ``temperature`` divides the logits (Guo et al. 2017, section 4.2); ``threshold`` is the least probability of a
+    ``digit``. Both are fitted on validation digits that were degraded as photographs degrade them.
+    """
+
+    temperature: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf") or not 0 <= self.threshold <= 1:
+            raise UserError(f"calibration: expected temperature > 0 and threshold in 0..1, found {self}")
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read a calibration that ``save`` wrote."""
+        try:
+            content = files.read_json(path)
+            return cls(float(content["temperature"]), float(content["threshold"]))
+        except FileNotFoundError:
+            raise UserError(f"{path}: expected the calibration here; `dvc repro train` makes it") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: expected temperature and threshold; `dvc repro train` makes it anew") from None
+
+    def save(self, path: Path) -> None:
+        """Write the calibration as a flat JSON file."""
+        files.write_json(path, asdict(self))
+
+
+def fit_calibration(log_probabilities: np.ndarray, labels: np.ndarray, accepted: float = ACCEPTED) -> Calibration:
+    """Fit temperature and threshold to digits whose labels are known.
+
+    ``log_probabilities`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature has the
+    least negative log-likelihood; the threshold lets the share ``accepted`` of these digits pass.
+    """
+    temperature = round(fit_temperature(log_probabilities, labels), 4)
+    confidence = softmax(log_probabilities / temperature).max(1)
+    threshold = np.floor(np.quantile(confidence, 1 - accepted, method="lower") * 1e4) / 1e4
+    return Calibration(temperature, float(threshold))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature of least negative log-likelihood, by Newton's method on its inverse, which is convex."""
+    logits = np.asarray(logits, np.float64)
+    right = np.take_along_axis(logits, np.asarray(labels, np.int64)[:, None], 1)[:, 0]
+    inverse = 1.0
+    for _ in range(50):
+        probabilities = softmax(inverse * logits)
+        mean = (probabilities * logits).sum(1)
+        curvature = ((probabilities * logits**2).sum(1) - mean**2).mean()
+        step = (mean - right).mean() / max(float(curvature), 1e-12)
+        inverse = float(np.clip(inverse - step, inverse / 2, inverse * 2))  # all-right digits would send it to infinity
+        inverse = float(np.clip(inverse, 0.01, 100.0))
+        if abs(step) < 1e-9:
+            break
+    return 1 / inverse
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities [n, k] in float64 of logits [n, k]."""
+    powers = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+class Classifier:
+    """The exported network behind its calibration; the same fields give the same bits, one thread or many calls."""
+
+    def __init__(self, model: bytes, calibration: Calibration, threads: int = 1) -> None:
+        self.calibration = calibration
+        try:
+            self._network = Interpreter(model_content=model, num_threads=threads)
+        except (ValueError, RuntimeError):
+            raise UserError("the exported network is not a LiteRT model; `dvc repro train` makes it anew") from None
+        self._input = self._network.get_input_details()[0]
+        self._output = self._network.get_output_details()[0]["index"]
+        self._size = 0
+
+    @classmethod
+    def load(cls, models: Path = files.MODELS, threads: int = 1) -> Classifier:
+        """Read ``digits.tflite`` and ``calibration.json`` from the folder ``models``."""
+        try:
+            content = (models / "digits.tflite").read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{models / 'digits.tflite'}: expected the network here; `dvc repro` makes it") from None
+        return cls(content, Calibration.load(models / "calibration.json"), threads)
+
+    def raw(self, fields: np.ndarray) -> np.ndarray:
+        """Return the network's own probabilities, float32 [n, 10], of uint8 fields [n, 28, 28]."""
+        found = np.empty((len(fields), 10), np.float32)
+        for start in range(0, len(fields), BATCH):
+            found[start : start + BATCH] = self._call(fields[start : start + BATCH])
+        return found
+
+    def log_probabilities(self, fields: np.ndarray) -> np.ndarray:
+        """Return the logits up to a constant a row, float64 [n, 10], before calibration."""
+        return np.log(np.maximum(self.raw(fields).astype(np.float64), FLOOR))
+
+    def probabilities(self, fields: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities, float64 [n, 10], of uint8 fields [n, 28, 28]."""
+        if len(fields) == 0:
+            return np.empty((0, 10))
+        return softmax(self.log_probabilities(fields) / self.calibration.temperature)
+
+    def verdict(self, probabilities: np.ndarray) -> Verdict:
+        """Judge one field by its calibrated probabilities [10]."""
+        best = float(np.max(probabilities))
+        if best >= self.calibration.threshold:
+            return "digit"
+        return "unsure" if best >= DOUBT * self.calibration.threshold else "no digit"
+
+    def _call(self, fields: np.ndarray) -> np.ndarray:
+        if len(fields) != self._size:
+            self._size = len(fields)
+            self._network.resize_tensor_input(self._input["index"], [self._size, 28, 28, 1])
+            self._network.allocate_tensors()
+        self._network.set_tensor(self._input["index"], fields[..., None].astype(self._input["dtype"]))
+        self._network.invoke()
+        return self._network.get_tensor(self._output)
