@@ -14,6 +14,7 @@ from pipeline.files import PARAMS
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Whole = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -35,6 +36,25 @@ class Preprocess(Section):
     seed: Seed
 
 
+class Augment(Section):
+    """What photographs do to the digits that are learned from; 0 switches each effect off."""
+
+    share: Whole
+    rotation: Whole
+    shear: Whole
+    scale: Share
+    shift: Annotated[float, Field(ge=0, le=8)]
+    ripple: Annotated[float, Field(ge=0, le=8)]
+    stroke: Whole
+    uneven: Whole
+    grain: Whole
+    gaps: Whole
+    blur: Whole
+    contrast: Share
+    lines: Whole
+    neighbours: Whole
+
+
 class Train(Section):
     """The network's training; see params.yaml for units and reasons."""
 
@@ -49,6 +69,8 @@ class Train(Section):
     seed: Seed
     threads: Annotated[int, Field(ge=1, le=256)]
     precision: Literal["float32", "bfloat16"]
+    non_digits: Whole
+    augment: Augment
 
 
 class Checkpoints(Section):

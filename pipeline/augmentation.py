@@ -1,0 +1,300 @@
+"""What photographs do to a digit, and fields that hold no digit: seeded, and the same bits on every machine.
+
+Everything is integers, or single operations on float32 that IEEE 754 rounds alike everywhere: no trigonometry, no
+logarithm, no sum whose order matters. OpenCV is used where its arithmetic on uint8 is fixed-point.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.config import Augment
+
+SIDE = 28
+BOX = 20  # LeCun: the longer side of the ink
+CELL = SIDE + 2  # a field with a margin of one pixel, so that stacked fields do not touch
+CHUNK = 1000  # fields at a time: few enough for the cache, and 30,000 rows fit OpenCV's 16-bit coordinates
+LETTERS = "ACEFHKMNPRUVWXYadefhkmnprtuvwxy?&#%@+=*<>"  # none that is somebody's digit: no b, B, D, g, I...
+
+Effect = Callable[[np.ndarray, np.random.Generator, Augment], np.ndarray]
+
+
+def augment(images: np.ndarray, *, seed: int, epoch: int, settings: Augment) -> np.ndarray:
+    """Return ``images`` (uint8 [n, 28, 28], ink bright) with a share of them changed as a photograph changes a digit.
+
+    The result is a function of the arguments: the same seed and epoch change the same digits in the same way.
+    """
+    changed = np.flatnonzero(np.random.default_rng([seed, epoch, 0]).random(len(images)) < settings.share)
+    result = images.copy()
+    for first in range(0, len(changed), CHUNK):
+        chosen = changed[first : first + CHUNK]
+        rng = np.random.default_rng([seed, epoch, 1, first])
+        result[chosen] = _photograph(images[chosen], rng, settings)
+    return result
+
+
+def degrade(images: np.ndarray, *, seed: int, settings: Augment) -> np.ndarray:
+    """Return ``images`` all changed as photographs change digits, to fit the temperature and the threshold on."""
+    return augment(images, seed=seed, epoch=0, settings=settings.model_copy(update={"share": 1.0}))
+
+
+def _photograph(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Apply every effect in the order in which pen, paper, camera and cropping bring them about."""
+    for effect in EFFECTS:
+        images = effect(images, rng, settings)
+    return images
+
+
+def bend(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Rotate, shear, scale, shift and ripple each digit by its own amounts, with linear interpolation.
+
+    Coordinates are integers, 2048 a pixel, rounded to the 32 a pixel of OpenCV's fixed-point ``remap``.
+    """
+    n = len(images)
+    turn = _between(rng, n, settings.rotation)
+    slant = _between(rng, n, settings.shear)
+    wide, high = 1 + _between(rng, n, settings.scale), 1 + _between(rng, n, settings.scale)
+    steps = 2 * np.arange(SIDE, dtype=np.int32) - (SIDE - 1)  # half pixels from the middle of the field
+    across, down = steps[None, None, :], steps[None, :, None]
+    x = _fixed(wide, 1024) * across + _fixed(slant - turn, 1024) * down + _fixed(_between(rng, n, settings.shift), 2048)
+    y = _fixed(turn, 1024) * across + _fixed(high, 1024) * down + _fixed(_between(rng, n, settings.shift), 2048)
+    if settings.ripple:
+        x += (_smooth(rng, n, 9) * np.float32(4096 * settings.ripple)).astype(np.int32)
+        y += (_smooth(rng, n, 9) * np.float32(4096 * settings.ripple)).astype(np.int32)
+    return _sample(images, x, y)
+
+
+def _sample(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Read each field at ``x`` and ``y`` (2048 a pixel, from its middle); outside it there is no ink."""
+    middle, last = (CELL - 1) * 16, (CELL - 1) * 32 - 1
+    x = np.clip((x + 32 >> 6) + middle, 0, last)
+    y = np.clip((y + 32 >> 6) + middle, 0, last)
+    fraction = ((y & 31) << 5 | x & 31).astype(np.uint16)
+    y += (np.arange(len(images), dtype=np.int32) * (CELL * 32))[:, None, None]
+    whole = np.stack([x >> 5, y >> 5], axis=-1).astype(np.int16)
+    rows = len(images) * SIDE
+    read = cv2.remap(_stack(images), whole.reshape(rows, SIDE, 2), fraction.reshape(rows, SIDE), cv2.INTER_LINEAR)
+    return read.reshape(images.shape)
+
+
+def change_stroke(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Mix each digit with itself drawn by a broader or a finer pen."""
+    amount = _between(rng, len(images), settings.stroke)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    stacked = _stack(images)
+    broad, fine = _unstack(cv2.dilate(stacked, cross)), _unstack(cv2.erode(stacked, cross))
+    return _mix(images, np.where(amount > 0, broad, fine), np.abs(amount))
+
+
+def spread_ink(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Let the pen's pressure vary over each digit, and the paper's grain show through."""
+    pressure = (_smooth(rng, len(images), 9) + np.float32(0.5)) * _upto(rng, len(images), settings.uneven)
+    grain = rng.integers(0, 256, images.shape, dtype=np.uint8) * _upto(rng, len(images), settings.grain / 255)
+    return _clipped(images * ((1 - pressure) * (1 - grain)))
+
+
+def break_strokes(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Take a narrow streak of ink out of a share of the digits, as an overwritten or removed line does."""
+    result, chosen = images.copy(), _chosen(rng, len(images), settings.gaps)
+    n = len(chosen)
+    streak = _streak(_between(rng, n, 1), _between(rng, n, 1), _between(rng, n, 8), 0.3 + _upto(rng, n, 0.7))
+    result[chosen] = _clipped(images[chosen] * (1 - streak * (0.5 + _upto(rng, n, 0.5))))
+    return result
+
+
+def blur(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Mix each digit with a blurred copy, as an unsteady or unfocused camera does."""
+    blurred = _unstack(cv2.GaussianBlur(_stack(images), (3, 3), 0))
+    return _mix(images, blurred, _upto(rng, len(images), settings.blur))
+
+
+def fade(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Weaken or saturate each digit's ink: a pencil at one end, an overexposed marker at the other."""
+    amount = _between(rng, len(images), settings.contrast)
+    return _clipped(images * (1 + amount + np.maximum(amount, 0)))
+
+
+def add_lines(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Leave a ruled line or a cell's border, upright or level and mostly near the edge, on a share of the digits."""
+    result, chosen = images.copy(), _chosen(rng, len(images), settings.lines)
+    n = len(chosen)
+    along, across = np.ones((n, 1, 1), np.float32), _between(rng, n, 0.08)
+    upright = rng.random((n, 1, 1)) < 0.5
+    offset = np.sign(_between(rng, n, 1)) * (14 - 14 * _upto(rng, n, 1) ** 2)
+    width, ink = 0.3 + _upto(rng, n, 0.9), 255 * (0.3 + _upto(rng, n, 0.7))
+    streak = _streak(np.where(upright, along, across), np.where(upright, across, along), offset, width)
+    seen = np.where(upright, np.arange(SIDE)[:, None], np.arange(SIDE)) > _between(rng, n, SIDE)
+    result[chosen] = np.maximum(images[chosen], _clipped(streak * seen * ink))
+    return result
+
+
+def add_neighbours(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+    """Let a sliver of another digit show at one side of a share of the digits."""
+    result = images.copy()
+    for i in _chosen(rng, len(images), settings.neighbours):
+        other, width, gap, turns = (int(value) for value in rng.integers((0, 1, 0, 0), (len(images), 5, 5, 4)))
+        first = int(np.argmax(images[other].any(axis=0)))
+        sliver = images[other, :, first : first + width]
+        edge = np.rot90(result[i], turns)[:, SIDE - gap - sliver.shape[1] : SIDE - gap]
+        np.maximum(edge, sliver, out=edge)
+    return result
+
+
+EFFECTS: tuple[Effect, ...] = (bend, change_stroke, spread_ink, break_strokes, blur, fade, add_lines, add_neighbours)
+
+
+def non_digits(n: int, *, seed: int, epoch: int, images: np.ndarray) -> np.ndarray:
+    """Return ``n`` fields (uint8 [n, 28, 28]) that hold no digit, in equal parts of each kind, in a mixed order.
+
+    ``images`` (digits, uint8 [m, 28, 28]) lend the pairs of digits that were read as one.
+    """
+    rng = np.random.default_rng([seed, epoch, 2])
+    kinds = rng.permutation(np.arange(n) % len(KINDS))
+    fields = [KINDS[kind](rng, images) for kind in kinds]
+    return np.array(fields, np.uint8).reshape(n, SIDE, SIDE)
+
+
+def letter(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001 (one signature for all kinds)
+    """Return a letter or a sign from a font, turned a little, that nobody would take for a digit."""
+    glyphs = _glyphs()
+    return _warped(glyphs[rng.integers(len(glyphs))], rng)
+
+
+def scribble(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return a crooked line through five to twelve random points."""
+    return _placed(_pen(np.zeros((4 * SIDE, 4 * SIDE), np.uint8), rng, int(rng.integers(5, 13))))
+
+
+def strokes(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return three to six separate strokes, straight or bent, as a crossed-out word or a sign has them."""
+    canvas = np.zeros((4 * SIDE, 4 * SIDE), np.uint8)
+    for _ in range(rng.integers(3, 7)):
+        _pen(canvas, rng, int(rng.integers(2, 4)))
+    return _placed(canvas)
+
+
+def _pen(canvas: np.ndarray, rng: np.random.Generator, points: int) -> np.ndarray:
+    path = rng.integers(0, len(canvas), (points, 1, 2), dtype=np.int32)
+    cv2.polylines(canvas, [path], False, int(rng.integers(100, 256)), int(rng.integers(4, 14)))
+    return canvas
+
+
+def texture(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return cloth, shadow, grain or blots: smooth and rough noise, grey or cut at a level."""
+    field = sum(_smooth(rng, 1, spacing)[0] * np.float32(rng.random()) for spacing in (1, 3, 9))
+    hard = np.float32(rng.choice((1, 4, 32)))
+    return _clipped((field + np.float32(rng.random() - 0.6)) * hard * 255)
+
+
+def speck(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return an empty field, or one to five dots and dashes on it."""
+    field = np.zeros((SIDE, SIDE), np.uint8)
+    for x, y, wide, high in rng.integers((0, 0, 1, 1), (SIDE, SIDE, 8, 8), (rng.integers(0, 6), 4)):
+        field[y : y + high, x : x + wide] = rng.integers(60, 256)
+    return cv2.GaussianBlur(field, (3, 3), 0)
+
+
+def pair(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
+    """Return two digits that were taken for one, side by side."""
+    left, right = images[rng.integers(len(images), size=2)]
+    return _placed(np.hstack([left[:, 3 : SIDE - 4], right[:, 4 : SIDE - 3]]))
+
+
+KINDS = (letter, letter, letter, scribble, strokes, texture, speck, pair)
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> tuple[np.ndarray, ...]:
+    """Return every letter in every DejaVu font (they come with matplotlib), as fields."""
+    package = importlib.util.find_spec("matplotlib")
+    folder = Path(str(package and package.origin)).parent / "mpl-data" / "fonts" / "ttf"
+    return tuple(
+        _drawn(character, ImageFont.truetype(str(path), 64))
+        for path in sorted(folder.glob("DejaVu*[!y].ttf"))
+        for character in LETTERS
+    )
+
+
+def _drawn(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    canvas = Image.new("L", (128, 128))
+    ImageDraw.Draw(canvas).text((24, 16), character, fill=255, font=font)
+    return _placed(np.asarray(canvas))
+
+
+def _warped(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    strong = Augment(
+        share=1, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=0.8, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
+        contrast=0.3, gaps=0, lines=0, neighbours=0,
+    )  # fmt: skip
+    return _photograph(field[None], rng, strong)[0]
+
+
+def _placed(canvas: np.ndarray) -> np.ndarray:
+    """Shrink the ink to a longer side of 20 pixels and put it into the middle of a field."""
+    rows, columns = np.flatnonzero(canvas.any(axis=1)), np.flatnonzero(canvas.any(axis=0))
+    ink = canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    high, wide = (max(1, side * BOX // max(ink.shape)) for side in ink.shape)
+    top, left = (SIDE - high) // 2, (SIDE - wide) // 2
+    field = np.zeros((SIDE, SIDE), np.uint8)
+    small = Image.fromarray(ink).resize((wide, high), Image.Resampling.BOX)
+    field[top : top + high, left : left + wide] = np.asarray(small)
+    return field
+
+
+def _between(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
+    return (rng.random(n, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit))[:, None, None]
+
+
+def _upto(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
+    return (rng.random(n, dtype=np.float32) * np.float32(limit))[:, None, None]
+
+
+def _chosen(rng: np.random.Generator, n: int, share: float) -> np.ndarray:
+    return np.flatnonzero(rng.random(n) < share)
+
+
+def _fixed(values: np.ndarray, one: int) -> np.ndarray:
+    return np.rint(values * one).astype(np.int32)
+
+
+def _smooth(rng: np.random.Generator, n: int, spacing: int) -> np.ndarray:
+    """Return fields (float32 [n, 28, 28] in [-0.5, 0.5]) that run straight between random knots, ``spacing`` apart.
+
+    The weights and the knots are integers whose sums float32 holds exactly, in whatever order they are added.
+    """
+    knots = np.arange(0, SIDE, spacing)
+    weights = np.maximum(spacing - np.abs(np.arange(SIDE)[:, None] - knots), 0).astype(np.float32)
+    heights = rng.integers(-128, 128, (n, len(knots), len(knots))).astype(np.float32)
+    return weights @ heights @ weights.T / np.float32(256 * spacing**2)
+
+
+def _streak(a: np.ndarray, b: np.ndarray, offset: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Return how much of each pixel, 0 to 1, lies within ``width`` of the line a x + b y = offset; all [n, 1, 1]."""
+    steps = np.arange(SIDE, dtype=np.float32) - np.float32(SIDE / 2)
+    length = np.sqrt(a * a + b * b) + np.float32(1e-6)
+    away = np.abs((a / length) * steps + (b / length) * steps[:, None] - offset)
+    return np.clip(width + np.float32(0.5) - away, 0, 1)
+
+
+def _mix(images: np.ndarray, others: np.ndarray, amount: np.ndarray) -> np.ndarray:
+    return _clipped(images + (others.astype(np.float32) - images) * amount)
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _stack(images: np.ndarray) -> np.ndarray:
+    """Put the fields below one another, each with an empty margin of one pixel."""
+    return np.pad(images, ((0, 0), (1, 1), (1, 1))).reshape(-1, CELL)
+
+
+def _unstack(stacked: np.ndarray) -> np.ndarray:
+    return stacked.reshape(-1, CELL, CELL)[:, 1:-1, 1:-1]
