@@ -83,6 +83,14 @@ def _say(message: str, status: int) -> int:
     return status
 
 
+def no_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments for a stage that takes none: what it does is in params.yaml."""
+    if arguments:
+        raise UserError(
+            f"unexpected {' '.join(arguments)!r}: this stage has no arguments; params.yaml says what it does"
+        )
+
+
 def progress(total: int | None, what: str, unit: str, **options: Any) -> tqdm:
     """Return a progress bar with rate and time left on standard error, silent where that is not a terminal."""
     return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False, dynamic_ncols=True, **options)

@@ -65,8 +65,8 @@ def build(dropout: float, precision: str = "float32", seed: int = 0) -> keras.Mo
 class Learner:
     """A network in training, whose every random choice is a function of (seed, epoch): it forgets nothing it needs.
 
-    ``images`` uint8 [n, 28, 28] and ``labels`` uint8 [n] are given to each epoch; ``state`` and ``restore`` carry all that
-    the next epoch depends on.
+    ``images`` uint8 [n, 28, 28] and ``labels`` uint8 [n] are given to each epoch; ``state`` and ``restore`` carry all
+    that the next epoch depends on.
     """
 
     def __init__(self, params: Train, steps: int) -> None:
@@ -82,10 +82,11 @@ class Learner:
         self._score = tf.function(self._score_batch, reduce_retracing=True)
 
     def learn(
-        self, images: np.ndarray, labels: np.ndarray, epoch: int, heard: Callable[[int], None] = lambda steps: None
+        self, images: np.ndarray, labels: np.ndarray, epoch: int, heard: Callable[[int], object] | None = None
     ) -> dict[str, float]:
-        """Walk one epoch, numbered from 1; return the mean ``loss`` and ``accuracy`` over it, as Keras does.
+        """Walk one epoch, numbered from 1; return the mean ``loss`` and ``accuracy`` of its digits, as Keras does.
 
+        ``labels`` above 9 mark fields that hold no digit: all ten answers are to be equally likely there.
         ``heard`` is told of every few steps done.
         """
         size = self.params.batch_size
@@ -94,14 +95,16 @@ class Learner:
             layer for layer in self.network.layers if isinstance(layer, keras.layers.Dropout)
         ):
             layer.seed_generator.state.assign([self.params.seed + number, epoch << 20])
+        digits = int((labels < 10).sum())
         loss = correct = 0.0
         pixels, answers = tf.constant(images[..., None]), tf.constant(labels.astype(np.int32))
         for first in range(0, len(order), size * CHUNK):
             part = tf.constant(order[first : first + size * CHUNK])
             sums = self._learn(pixels, answers, part)
             loss, correct = loss + float(sums[0]), correct + float(sums[1])
-            heard(-(-len(part) // size))
-        return {"loss": loss / len(order), "accuracy": correct / len(order)}
+            if heard:
+                heard(-(-len(part) // size))
+        return {"loss": loss / digits, "accuracy": correct / digits}
 
     def _learn_steps(self, images: tf.Tensor, labels: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
         size = self.params.batch_size
@@ -112,9 +115,11 @@ class Learner:
         return sums
 
     def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        digit = tf.cast(labels < 10, tf.float32)
+        targets = tf.one_hot(labels, 10) + (1 - digit[:, None]) / 10
         with tf.GradientTape() as tape:
             logits = tf.cast(self.logits(images, training=True), tf.float32)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses)
         weights = self.network.trainable_variables
         gradients = tape.gradient(loss, [weight.value for weight in weights])
@@ -124,7 +129,7 @@ class Learner:
         keep = tf.minimum(self.params.average, (1 + step) / (10 + step))  # a young average must forget its start
         for average, weight in zip(self.average, weights, strict=True):
             average.assign(keep * average + (1 - keep) * weight.value)
-        return tf.stack([tf.reduce_sum(losses), _correct(logits, labels)])
+        return tf.stack([tf.reduce_sum(digit * losses), _correct(logits, labels)])
 
     def _rate(self, step: tf.Tensor) -> tf.Tensor:
         if self.params.schedule == "constant":
@@ -150,7 +155,7 @@ class Learner:
         return tf.stack([tf.reduce_sum(losses), _correct(logits, labels)])
 
     def state(self) -> State:
-        """Return copies of all that the next epoch depends on; ``average.*`` are the weights that are scored and kept."""
+        """Return copies of all that the next epoch depends on; ``average.*`` are the weights that are scored."""
         return {name: np.array(variable) for name, variable in self._variables().items()}
 
     def restore(self, state: State) -> None:
@@ -169,11 +174,6 @@ class Learner:
         }
 
 
-def averaged(state: State) -> list[np.ndarray]:
-    """Return the weights that an epoch is scored by, in the network's order."""
-    return [state[name] for name in sorted(state) if name.startswith("average.")]
-
-
 def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -184,7 +184,7 @@ def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def export(weights: list[np.ndarray], dropout: float) -> tuple[bytes, bytes]:
-    """Return the network with these weights as a Keras archive and as a LiteRT model: the same bytes for the same weights."""
+    """Return a network of these weights as a Keras archive and as a LiteRT model: same weights, same bytes."""
     network = build(dropout)
     _assign(network.trainable_variables, weights)
     with tempfile.TemporaryDirectory() as folder:

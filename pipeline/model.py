@@ -1,0 +1,45 @@
+"""The three files of a model, from the weights of an epoch: Keras archive, LiteRT network, calibration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import augmentation, files
+from pipeline.classifier import Calibration, Classifier, fit_calibration
+from pipeline.config import Train
+from pipeline.trajectory import Digits, Epoch
+
+ARCHIVE, NETWORK, CALIBRATION = "digits.keras", "digits.tflite", "calibration.json"
+
+
+def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
+    """Return the content of the model's files by name: the same epoch gives the same bytes.
+
+    Temperature and threshold are fitted on the validation digits, degraded as photographs degrade them.
+    """
+    from pipeline import network
+
+    archive, exported = network.export(epoch.weights, train.dropout)
+    degraded = augmentation.degrade(digits.val_images, seed=train.seed, settings=train.augment)
+    uncalibrated = Classifier(exported, Calibration(temperature=1, threshold=0))
+    calibration = fit_calibration(uncalibrated.log_probabilities(degraded), digits.val_labels)
+    return {
+        ARCHIVE: archive,
+        NETWORK: exported,
+        CALIBRATION: (json.dumps(asdict(calibration), indent=2, sort_keys=True) + "\n").encode(),
+    }
+
+
+def sha256(content: Mapping[str, bytes]) -> str:
+    """Return the digest that names the model everywhere: that of its Keras archive."""
+    return hashlib.sha256(content[ARCHIVE]).hexdigest()
+
+
+def write(content: Mapping[str, bytes], folder: Path) -> None:
+    """Write the model's files into ``folder``."""
+    for name, data in content.items():
+        files.write_bytes(folder / name, data)

@@ -1,0 +1,350 @@
+"""Everything that is said to MLflow: one run a trained model, joined to the DVC outputs by content."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged asynchronously is lost at a kill
+import psutil
+import yaml
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from pipeline import config, files
+from pipeline.config import Params
+from pipeline.console import Stopped, UserError
+
+EXPERIMENT = "digits"
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "mlflow", "dvc")
+
+
+class Store:
+    """The MLflow store of the main workspace, or the server that ``MLFLOW_TRACKING_URI`` names."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+
+    def runs(self, condition: str) -> list[MlflowRun]:
+        """Return the runs of the experiment that meet an MLflow filter, newest first."""
+        return list(self.client.search_runs([self.experiment_id], condition, order_by=["attributes.start_time DESC"]))
+
+
+def store_uri() -> str:
+    """Return where runs go: ``MLFLOW_TRACKING_URI``, else the SQLite file of the main workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.workspace() / 'mlruns' / 'mlflow.db'}"
+
+
+def open_store() -> Store:
+    """Open the store, made when it is not there; close runs whose process died; raise ``UserError`` if out of reach."""
+    uri = store_uri()
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        if uri.startswith("sqlite:///"):
+            store = _open_local(uri)
+        else:
+            _reach(uri)
+            store = _open(uri, artifacts=None)
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
+    _close_stale(store)
+    return store
+
+
+def _open_local(uri: str) -> Store:
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
+        return _open(uri, artifacts=(folder / "artifacts").as_uri())
+
+
+def _open(uri: str, artifacts: str | None) -> Store:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment:
+        return Store(client, experiment.experiment_id)
+    try:
+        return Store(client, client.create_experiment(EXPERIMENT, artifacts))
+    except MlflowException:  # another process of a shared server was faster
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if not experiment:
+            raise
+        return Store(client, experiment.experiment_id)
+
+
+def _reach(uri: str) -> None:
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return  # something answers; MLflow says the rest
+    except OSError as error:
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: no answer ({error}); start the server or unset it") from None
+
+
+def _close_stale(store: Store) -> None:
+    for run in store.runs("attributes.status = 'RUNNING'"):
+        if _dead(run.data.tags):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _dead(tags: Mapping[str, str]) -> bool:
+    if tags.get("process.host") != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(tags['process.pid'])).create_time():.0f}" != tags["process.started"]
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Run:
+    """One MLflow run: what is said of it while it trains and afterwards."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = store
+        self.client = store.client
+        self.run_id = run_id
+
+    def log_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Log one epoch's metrics at its own step, in one call."""
+        self._log(metrics, number)
+
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
+        """Log figures of the run as a whole, metrics of their own: tables show the last value of a curve, not the best."""
+        self._log(metrics, 0)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+    def tag(self, tags: Mapping[str, object]) -> None:
+        """Set tags."""
+        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_image(self, key: str, file: Path) -> None:
+        """Log a picture under the same key in every run, so that the UI can put runs side by side."""
+        with Image.open(file) as image:
+            self.client.log_image(self.run_id, image.convert("RGB"), key=key, step=0)
+
+    def log_files(self, paths: Sequence[Path], folder: str) -> None:
+        """Log files as artifacts under ``folder``."""
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
+        """Log the end of a training: its summary, and the model's files in the folder ``models``."""
+        self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
+        self.tag({"model.sha256": report["model_sha256"]})
+        self.log_files(sorted(models.iterdir()), "model_files")
+        self.describe()
+
+    def describe(self) -> None:
+        """Write the model card into the run's note, from all that the run knows by now."""
+        data = self.client.get_run(self.run_id).data
+        self.tag({"mlflow.note.content": card(data.params, data.metrics, data.tags)})
+
+    def end(self, status: str, error: BaseException | None = None) -> None:
+        """Close the run: FINISHED, KILLED or FAILED, with the error in its tags."""
+        with contextlib.suppress(MlflowException) if error else contextlib.nullcontext():
+            if error:
+                self.tag({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
+            self.client.set_terminated(self.run_id, status)
+
+
+def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+    """Return the model card, in Markdown."""
+    made = (
+        f"Trained with {', '.join(f'{name[6:]} {params[name]}' for name in sorted(params) if name in NAMED)}; "
+        f"data `{tags.get('data.sha256', '')[:12]}`, model `{tags.get('model.sha256', '')[:12]}`, "
+        f"commit `{tags.get('git.commit', '')[:12]}`."
+    )
+    lines = [
+        "# Handwritten digits, 28 x 28",
+        f"A convolutional network of {metrics.get('parameters', 0):.0f} parameters that reads one handwritten digit.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {words} | {form.format(metrics[name])} |" for name, words, form in CARD if name in metrics),
+        "",
+        made,
+        "",
+        "Made for single digits written by hand, dark on light or light on dark. Not for print, letters or cheques.",
+    ]
+    return "\n".join(lines)
+
+
+CARD = (
+    ("test_accuracy", "accuracy on the test digits", "{:.4f}"),
+    ("test_accuracy_low", "its 95% interval from", "{:.4f}"),
+    ("test_accuracy_high", "to", "{:.4f}"),
+    ("test_loss", "loss on the test digits", "{:.4f}"),
+    ("calibration_error", "calibration error", "{:.4f}"),
+    ("photo_accuracy", "accuracy on the sample photographs", "{:.3f}"),
+    ("best_val_accuracy", "accuracy on the validation digits", "{:.4f}"),
+    ("best_epoch", "best epoch", "{:.0f}"),
+    ("epochs_run", "epochs", "{:.0f}"),
+)
+NAMED = {f"train.{name}" for name in ("batch_size", "dropout", "patience", "epochs", "learning_rate", "seed")}
+
+
+@contextlib.contextmanager
+def training(store: Store, params: Params, data_sha256: str, parent: str = "") -> Iterator[Run]:
+    """Open the run of a training; it ends FINISHED, KILLED by a signal, or FAILED with the error in its tags."""
+    run = start(store, params, digests(params, data_sha256), parent)
+    try:
+        yield run
+    except BaseException as error:
+        run.end("KILLED" if isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else "FAILED", error)
+        raise
+    run.end("FINISHED")
+
+
+def start(store: Store, params: Params, digests: Mapping[str, str], parent: str = "") -> Run:
+    """Create the run of a training with all that is known before the first step."""
+    patch = uncommitted()
+    tags = {
+        **{name.replace("_", "."): value for name, value in digests.items()},
+        "git.commit": _git("rev-parse", "HEAD").strip(),
+        "git.dirty": str(bool(patch)).lower(),
+        **_dvc_tags(),
+        **_process_tags(),
+        **({"mlflow.parentRunId": parent} if parent else {}),
+    }
+    created = store.client.create_run(store.experiment_id, tags=tags, run_name=run_name(params))
+    run = Run(store, created.info.run_id)
+    run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
+    run.client.log_dict(run.run_id, params.model_dump(), "params.json")
+    run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
+    if patch:
+        run.client.log_text(run.run_id, patch, "uncommitted.patch")
+    return run
+
+
+def digests(params: Params, data_sha256: str) -> dict[str, str]:
+    """Return what a model is made of, by sha256: data, parameters, and the modules that dvc.yaml names for `train`."""
+    stages = yaml.safe_load((files.ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    modules = [files.ROOT / path for path in stages["train"]["deps"] if path.endswith(".py")]
+    return {
+        "code_sha256": files.digest_files(modules),
+        "data_sha256": data_sha256,
+        "params_sha256": files.digest(params.preprocess.model_dump(), params.train.model_dump()),
+    }
+
+
+def run_name(params: Params) -> str:
+    """Return a name that says what sweeps vary."""
+    train = params.train
+    return f"batch {train.batch_size} · dropout {train.dropout:g} · patience {train.patience}"
+
+
+def _shown(params: Params) -> dict[str, Any]:
+    values = params.train.model_dump()
+    return {
+        f"train.{name}": json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+
+
+def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
+    sizes = {"training": params.preprocess.train, "validation": params.preprocess.validation}
+    source = json.dumps({"uri": str(files.PREPARED)})
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"mnist-{use}",
+                digest=data_sha256[:16],
+                source_type="local",
+                source=source,
+                profile=json.dumps({"images": size, "shape": [28, 28], "dtype": "uint8"}),
+            ),
+            [InputTag("mlflow.data.context", use)],
+        )
+        for use, size in sizes.items()
+    ]
+
+
+def _process_tags() -> dict[str, str]:
+    process = psutil.Process()
+    return {
+        "process.host": socket.gethostname(),
+        "process.pid": str(process.pid),
+        "process.started": f"{process.create_time():.0f}",
+        "system.platform": platform.platform(),
+        "system.cores": str(os.cpu_count()),
+        "system.memory_gb": f"{psutil.virtual_memory().total / 1e9:.0f}",
+        "system.python": platform.python_version(),
+        "system.packages": " ".join(f"{name}=={version(name)}" for name in PACKAGES),
+    }
+
+
+def _dvc_tags() -> dict[str, str]:
+    names = {"dvc.exp_name": "DVC_EXP_NAME", "dvc.baseline_rev": "DVC_EXP_BASELINE_REV"}
+    return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
+
+
+def uncommitted() -> str:
+    """Return what differs from the last commit, new files too, as a patch without the outputs of the stages."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        _git("read-tree", "HEAD", env=index)
+        _git("add", "--all", "--", ".", *OUTPUTS, env=index)
+        return _git("diff", "--cached", "--binary", "HEAD", "--", ".", *OUTPUTS, env=index)
+
+
+OUTPUTS = (":!dvc.lock", ":!reports")
+
+
+def _git(*words: str, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        ["git", *words], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+    return done.stdout if done.returncode == 0 else ""
+
+
+def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+    """Add what a later stage found to the run of the model in front of it; make that run anew where there is none."""
+    report = files.read_json(files.REPORTS / "train.json")
+    run = run_of_model(open_store(), report)
+    run.log_summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
+    for key, file in pictures.items():
+        run.log_image(key, file)
+    run.describe()
+
+
+def run_of_model(store: Store, report: Mapping[str, Any]) -> Run:
+    """Return the newest run of the model that reports/train.json describes; restore it if there is none."""
+    found = store.runs(f"tags.`model.sha256` = '{report['model_sha256']}' and attributes.status = 'FINISHED'")
+    return Run(store, found[0].info.run_id) if found else restore(store, report)
+
+
+def restore(store: Store, report: Mapping[str, Any]) -> Run:
+    """Make the run of a model that came from a cache or from another machine, from its recorded history."""
+    params = config.load()
+    with training(store, params, report["data_sha256"]) as run:
+        run.tag({"restored": "true"})
+        for row in files.read_csv(files.REPORTS / "history.csv"):
+            run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})
+        run.log_trained(report, files.MODELS)
+    return run

@@ -1,0 +1,259 @@
+"""A path of epochs, resumable with the same bits, and the decision to leave it: a pure function of the history.
+
+Runs that differ only in patience walk the same path and leave it at different epochs. The path is a generator keyed by
+all that determines it (data, code, parameters without patience, versions, kind of processor), kept epoch by epoch on
+disk, so that a killed run goes on where it was and a run with another patience trains nothing that was trained before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pipeline import augmentation, files
+from pipeline.config import Checkpoints, Train
+from pipeline.console import UserError
+
+CODE = ("augmentation.py", "network.py", "trajectory.py")  # what a path's bits depend on, besides the packages
+DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
+NO_DIGIT = 10  # the label of a field that holds none: the network is to find every digit equally unlikely
+Metrics = dict[str, float]
+Heard = Callable[[int], object] | None
+History = Sequence[Metrics]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The digits to learn from and those that decide: uint8 images [n, 28, 28], uint8 labels [n]; and their digest."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    val_images: np.ndarray
+    val_labels: np.ndarray
+    sha256: str
+
+
+def load_digits(folder: Path) -> Digits:
+    """Read what `preprocess` wrote; the test digits stay unread."""
+    names = [f"{part}-{kind}.npy" for part in ("train", "validation") for kind in ("images", "labels")]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder / missing[0]}: expected a prepared array; run `dvc repro preprocess`")
+    arrays = [np.load(folder / name, allow_pickle=False) for name in names]
+    return Digits(arrays[0], arrays[1], arrays[2], arrays[3], files.digest_files(folder / name for name in names))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a path: its number from 1, its metrics, and all that the next one depends on."""
+
+    number: int
+    metrics: Metrics
+    state: dict[str, np.ndarray]
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """The weights that the epoch is scored by, in the network's order."""
+        return [self.state[name] for name in sorted(self.state) if name.startswith("average.")]
+
+    def to_bytes(self) -> bytes:
+        """Return the epoch as bytes that know when they are damaged."""
+        body = io.BytesIO()
+        about = json.dumps({"number": self.number, "metrics": self.metrics}).encode()
+        np.savez(body, allow_pickle=False, about=np.frombuffer(about, np.uint8), **self.state)
+        return hashlib.sha256(body.getvalue()).digest() + body.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Epoch:
+        """Return the epoch that ``to_bytes`` wrote; raise ``ValueError`` for anything else."""
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("truncated or altered")
+        with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+            state = {name: arrays[name] for name in arrays.files}
+        about = json.loads(state.pop("about").tobytes())
+        return cls(about["number"], about["metrics"], state)
+
+
+def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard = None) -> Iterator[Epoch]:
+    """Walk the path from ``after`` (or its start) to ``train.epochs``: pure, from digits and parameters to epochs.
+
+    ``heard`` is told of every few steps done.
+    """
+    from pipeline.network import Learner  # TensorFlow takes seconds to import: only who trains waits for it
+
+    learner = Learner(train, steps(train, len(digits.labels)))
+    if after:
+        learner.restore(after.state)
+    for number in range(after.number + 1 if after else 1, train.epochs + 1):
+        metrics = learner.learn(*lesson(digits, train, number), number, heard)
+        metrics |= learner.score(digits.val_images, digits.val_labels)
+        yield Epoch(number, {name: round(value, 6) for name, value in metrics.items()}, learner.state())
+
+
+def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and labels of one epoch: digits changed as photographs do, and non-digits, labelled 10."""
+    changed = augmentation.augment(digits.images, seed=train.seed, epoch=epoch, settings=train.augment)
+    extra = strangers(train, len(digits.labels))
+    if not extra:
+        return changed, digits.labels
+    others = augmentation.non_digits(extra, seed=train.seed, epoch=epoch, images=digits.images)
+    return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, NO_DIGIT, np.uint8))
+
+
+def strangers(train: Train, digits: int) -> int:
+    """Return how many non-digits an epoch over so many digits holds."""
+    return round(train.non_digits * digits)
+
+
+def steps(train: Train, digits: int) -> int:
+    """Return the number of steps in an epoch over so many digits."""
+    return -(-(digits + strangers(train, digits)) // train.batch_size)
+
+
+class Checkpointed:
+    """The epochs of one path that are on disk, one file each, in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = FileLock(folder / "lock")
+
+    def read(self, number: int) -> Epoch | None:
+        """Return an epoch that is there and whole; say so when there is one that cannot be used."""
+        file = self._file(number)
+        try:
+            epoch = Epoch.from_bytes(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError) as error:
+            print(f"{file}: not usable as a checkpoint ({error}); walking that epoch again", file=sys.stderr)
+            return None
+        return epoch if epoch.number == number else None
+
+    def write(self, epoch: Epoch) -> None:
+        """Keep an epoch."""
+        files.write_bytes(self._file(epoch.number), epoch.to_bytes())
+
+    def read_all(self) -> list[Epoch]:
+        """Return the epochs from the first to the last without a gap."""
+        epochs: list[Epoch] = []
+        while epoch := self.read(len(epochs) + 1):
+            epochs.append(epoch)
+        return epochs
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:04d}.epoch"
+
+
+def walk(digits: Digits, train: Train, kept: Checkpointed, heard: Heard = None) -> Iterator[Epoch]:
+    """Yield the path's epochs, from disk where they are there, learnt and kept where they are not.
+
+    Processes that walk one path together share the work: whoever holds the lock learns the next epoch, the others wait
+    for it and read it.
+    """
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    learning: Iterator[Epoch] | None = None
+    last: Epoch | None = None
+    for number in range(1, train.epochs + 1):
+        epoch = kept.read(number)
+        if epoch is None:
+            with kept.lock:
+                epoch = kept.read(number)
+                if epoch is None:
+                    learning = learning or learn(digits, train, last, heard)
+                    epoch = next(learning)
+                    kept.write(epoch)
+                else:
+                    learning = None
+        else:
+            learning = None
+        yield epoch
+        last = epoch
+
+
+def improved(history: History, monitor: str) -> list[int]:
+    """Return the numbers of the epochs, from 1, that were better than all before them."""
+    sign = -1 if monitor.endswith("loss") else 1
+    scores = [sign * metrics[monitor] for metrics in history]
+    return [number for number, score in enumerate(scores, 1) if score > max(scores[: number - 1], default=-np.inf)]
+
+
+def best_epoch(history: History, monitor: str) -> int:
+    """Return the number of the best epoch: the first, where several are equal."""
+    return improved(history, monitor)[-1]
+
+
+def finished(history: History, train: Train) -> bool:
+    """Tell whether a run with these parameters ends here: at its last epoch, or ``patience`` epochs after the best."""
+    if len(history) >= train.epochs:
+        return True
+    return len(history) > 0 and len(history) - best_epoch(history, train.monitor) >= train.patience
+
+
+def summary(history: History, train: Train) -> dict[str, int | float | bool]:
+    """Return the flat facts of a run that ended: `reports/train.json` without the model's own."""
+    best = best_epoch(history, train.monitor)
+    return {
+        "epochs_run": len(history),
+        "best_epoch": best,
+        "stopped_early": len(history) < train.epochs,
+        "best_val_accuracy": history[best - 1]["val_accuracy"],
+        "best_val_loss": history[best - 1]["val_loss"],
+    }
+
+
+def path_key(train: Train, data_sha256: str) -> str:
+    """Return the name of the path: a digest of all that its bits depend on."""
+    walking = train.model_dump(exclude=DECISION | ({"epochs"} if train.schedule == "constant" else set()))
+    code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
+    packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    return files.digest(walking, data_sha256, code, packages, processor())[:16]
+
+
+def processor() -> list[str]:
+    """Return what of this processor changes the bits: its architecture and the vector units that kernels choose by."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    return [platform.machine(), *(unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags)]
+
+
+def checkpoints_of(train: Train, data_sha256: str, limits: Checkpoints) -> Checkpointed:
+    """Return the place of the path in the main workspace, after old paths made room."""
+    root = files.workspace() / ".checkpoints"
+    folder = root / path_key(train, data_sha256)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    prune(root, limits, keep=folder)
+    return Checkpointed(folder)
+
+
+def prune(root: Path, limits: Checkpoints, keep: Path) -> None:
+    """Remove the paths used longest ago until the rest is within the limits; never ``keep``, nor one being walked."""
+    used = sorted((folder for folder in root.iterdir() if folder.is_dir()), key=lambda each: -each.stat().st_mtime)
+    total = 0
+    for folder in used:
+        total += sum(file.stat().st_size for file in folder.glob("*.epoch"))
+        old = time.time() - folder.stat().st_mtime > limits.max_days * 86400
+        if folder != keep and (old or total > limits.max_mb * 1e6) and _free(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free(folder: Path) -> bool:
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return True
+    except Timeout:
+        return False
