@@ -1,0 +1,196 @@
+"""Check the raw digits, split the training ones by class, and show what there is.
+
+Reads data/raw and params.yaml's `preprocess`; writes data/prepared/{train,validation,test}-{images,labels}.npy (uint8
+[n, 28, 28] and [n]), reports/data.json and reports/digits.png. Pixels stay as they are: scaling belongs to the model.
+Expected of MNIST: first label 5, and a first image with mean 35.108418, or 0.13768007 when scaled to [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline import config, console, files
+from pipeline.console import UserError
+
+SIDE = 28
+AXES = {"images": (SIDE, SIDE), "labels": ()}
+COLUMNS, CELL, MARGIN = 24, 32, 20  # of the sheet: digits a row, pixels a digit, pixels around
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def read_idx(path: Path, kind: str) -> np.ndarray:
+    """Return the ``images`` (uint8 [n, 28, 28]) or the ``labels`` (uint8 [n], 0 to 9) that an IDX file holds.
+
+    Raises ``UserError`` for anything else: it names the file, what it holds and what was expected.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: expected the {kind} here; run `dvc repro fetch`")
+    content = path.read_bytes()
+    count = _count(path, content, kind)
+    array = np.frombuffer(content, np.uint8, offset=8 + 4 * len(AXES[kind])).reshape(count, *AXES[kind])
+    if kind == "labels" and array.max() > 9:
+        place = int(np.argmax(array > 9))
+        raise _wrong(path, f"label {array[place]} at position {place}, expected 0 to 9")
+    return array
+
+
+def _count(path: Path, content: bytes, kind: str) -> int:
+    """Check an IDX file's header and length; return how many things it holds."""
+    axes = AXES[kind]
+    magic, expected = content[:4], bytes([0, 0, 8, 1 + len(axes)])
+    if magic != expected:
+        raise _wrong(path, f"{_what(magic)}, expected {kind} (it begins with {expected.hex()})")
+    header = struct.Struct(f">4x{1 + len(axes)}I")
+    if len(content) < header.size:
+        raise _wrong(path, f"{len(content)} bytes, fewer than the {header.size} of a header: it is truncated")
+    count, *shape = header.unpack_from(content)
+    if tuple(shape) != axes:
+        raise _wrong(path, f"images of {' x '.join(map(str, shape))} pixels, expected {SIDE} x {SIDE}")
+    size = header.size + count * math.prod(axes)
+    if len(content) != size:
+        problem = "it is truncated" if len(content) < size else "something was added"
+        raise _wrong(path, f"{len(content):,} bytes, expected {size:,} for {count:,} {kind}: {problem}")
+    if count == 0:
+        raise _wrong(path, f"no {kind}")
+    return int(count)
+
+
+def _what(magic: bytes) -> str:
+    known = {
+        b"": "nothing",
+        b"\0\0\x08\x01": "labels: are two files swapped?",
+        b"\0\0\x08\x03": "images: are two files swapped?",
+        b"\x1f\x8b": "a gzip file: unpack it first",
+    }
+    return known.get(magic) or known.get(magic[:2]) or f"something that is not IDX (it begins with {magic.hex()})"
+
+
+def _wrong(path: Path, found: str) -> UserError:
+    return UserError(f"{path}: holds {found}; run `dvc repro --force fetch` for a good one")
+
+
+def read_pair(folder: Path, part: str) -> Split:
+    """Return the images and the labels of one part of MNIST (``train`` or ``t10k``), as many of one as of the other."""
+    paths = {"images": folder / f"{part}-images-idx3-ubyte", "labels": folder / f"{part}-labels-idx1-ubyte"}
+    images, labels = (read_idx(path, kind) for kind, path in paths.items())
+    if len(images) != len(labels):
+        raise _wrong(paths["labels"], f"{len(labels):,} labels, expected one for each of {len(images):,} images")
+    return images, labels
+
+
+def check_sums(folder: Path) -> None:
+    """Compare the files with the SHA256SUMS that `fetch` wrote beside them; other data may come without it."""
+    sums = folder / "SHA256SUMS"
+    for line in sums.read_text("utf-8").splitlines() if sums.is_file() else []:
+        expected, name = line.split()
+        found = files.sha256(folder / name)
+        if found != expected:
+            raise _wrong(folder / name, f"other bytes than {sums} says ({found[:12]}..., not {expected[:12]}...)")
+
+
+def stratify(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return a seeded order of the digits in which every beginning has each class's share, to within a digit.
+
+    Each class is shuffled and spread evenly over [0, 1). Only PCG64's raw words are used: NumPy promises these bits for
+    good, on every machine, which it does not for its shuffles.
+    """
+    words = np.random.PCG64(seed).random_raw(len(labels))
+    shuffled = np.argsort(words, kind="stable")
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(places[shuffled], kind="stable")]
+
+
+def split(raw: Split, test: Split, params: config.Preprocess) -> dict[str, Split]:
+    """Return the ``train``, ``validation`` and ``test`` parts; no digit is in two of them.
+
+    Validation digits come first in the stratified order, so that learning from fewer digits is judged by the same ones.
+    """
+    order = stratify(raw[1], params.seed)
+    chosen = {
+        "validation": np.sort(order[: params.validation]),
+        "train": np.sort(order[params.validation : params.validation + params.train]),
+    }
+    parts = {part: (raw[0][indices], raw[1][indices]) for part, indices in chosen.items()}
+    return {"train": parts["train"], "validation": parts["validation"], "test": tuple(a[: params.test] for a in test)}
+
+
+def check_sizes(params: config.Preprocess, raw: int, test: int) -> None:
+    """Raise ``UserError`` when more digits are asked for than there are."""
+    if params.train + params.validation > raw:
+        raise UserError(
+            f"preprocess.train + preprocess.validation is {params.train + params.validation:,};"
+            f" expected at most the {raw:,} digits of train-images-idx3-ubyte"
+        )
+    if params.test > test:
+        raise UserError(f"preprocess.test is {params.test:,}; expected at most the {test:,} of t10k-images-idx3-ubyte")
+
+
+def describe(parts: Mapping[str, Split], first: Split) -> dict[str, object]:
+    """Return the data report: sizes, classes, brightness, digits in two parts; ``first`` is the raw training pair."""
+    report: dict[str, object] = {
+        "first_label": int(first[1][0]),
+        "first_mean": round(float(first[0][0].mean()), 6),
+        "first_mean_scaled": round(float(np.mean(first[0][0] / 255)), 8),
+        "train_mean": round(float(parts["train"][0].mean()), 3),
+        "train_sd": round(float(parts["train"][0].std()), 3),
+    }
+    seen: set[bytes] = set()
+    for part, (images, labels) in parts.items():
+        pictures = {image.tobytes() for image in images}
+        report[f"{part}_digits"] = len(labels)
+        report[f"{part}_repeated"] = len(labels) - len(pictures - seen)
+        report |= {f"{part}_digits_{label}": int(np.sum(labels == label)) for label in range(10)}
+        seen |= pictures
+    return report
+
+
+def draw(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """Return a sheet as PNG: a row a class, its mean digit in front, dark ink on white paper."""
+    width, height = MARGIN * 4 + CELL * (COLUMNS + 2), MARGIN * 2 + CELL * 10
+    sheet = Image.new("L", (width, height), 255)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for label in range(10):
+        members = images[labels == label]
+        top = MARGIN + CELL * label
+        pen.text((MARGIN + CELL // 2, top + CELL // 2), str(label), 150, font, anchor="mm")
+        mean = [members.mean(axis=0).round().astype(np.uint8)] if len(members) else []
+        for column, image in enumerate([*mean, *members[:COLUMNS]]):
+            left = MARGIN * (2 if column == 0 else 3) + CELL * (1 + column)
+            sheet.paste(Image.fromarray(255 - image), (left, top + (CELL - SIDE) // 2))
+    content = io.BytesIO()
+    sheet.save(content, "PNG", compress_level=9)
+    return content.getvalue()
+
+
+def main(_: Sequence[str] = ()) -> None:
+    """Make data/prepared and its two reports."""
+    params = config.load().preprocess
+    raw, test = read_pair(files.RAW, "train"), read_pair(files.RAW, "t10k")
+    check_sums(files.RAW)
+    check_sizes(params, len(raw[1]), len(test[1]))
+    parts = split(raw, test, params)
+    report = describe(parts, raw)
+    for part, (images, labels) in parts.items():
+        paths = [files.PREPARED / f"{part}-{kind}.npy" for kind in AXES]
+        for path, array in zip(paths, (images, labels), strict=True):
+            files.write_array(path, array)
+        report[f"{part}_sha256"] = files.digest_files(paths)
+    files.write_json(files.REPORTS / "data.json", report)
+    files.write_bytes(files.REPORTS / "digits.png", draw(*parts["train"]))
+    sizes = ", ".join(f"{len(labels):,} {part}" for part, (_, labels) in parts.items())
+    print(f"{files.PREPARED}: {sizes} digits; see {files.REPORTS / 'data.json'} and {files.REPORTS / 'digits.png'}")
+
+
+if __name__ == "__main__":
+    console.run(main)
