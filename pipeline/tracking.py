@@ -132,7 +132,7 @@ class Run:
         self._log(metrics, number)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Log figures of the run as a whole, metrics of their own: tables show the last value of a curve, not the best."""
+        """Log figures of the run as a whole: tables show the last value of a curve, not the best."""
         self._log(metrics, 0)
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -249,7 +249,7 @@ def digests(params: Params, data_sha256: str) -> dict[str, str]:
     return {
         "code_sha256": files.digest_files(modules),
         "data_sha256": data_sha256,
-        "params_sha256": files.digest(params.preprocess.model_dump(), params.train.model_dump()),
+        "params_sha256": files.digest(params.train.model_dump()),
     }
 
 
