@@ -1,0 +1,383 @@
+"""Photographs to 28x28 fields: upright, paper divided away, ink of either polarity, lines and borders taken out."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+FIELD = 28  # MNIST's field
+BOX = 20  # LeCun: the longer side of the ink
+CENTRE = 14  # index of the pixel that holds the centre of mass: in all 10,000 test digits it lies in [13.5, 14.5]
+
+PIXELS = 60_000_000  # more than any camera in a pocket; beyond it a picture is taken for a decompression bomb
+LONGEST = 1600  # working pixels of the longer side: enough for a page of twelve rows
+SHORTEST = 64  # below, a picture is enlarged, so that strokes are wide enough for morphology
+BACKGROUND = 320  # pixels of the longer side at which the paper is estimated
+
+Box = tuple[int, int, int, int]  # x, y, width, height
+
+
+class Unreadable(Exception):
+    """The bytes are not a picture that can be read; the message says why in words."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture upright and grey: ``grey`` uint8 [h, w], ``factor`` own pixels a working pixel, ``size`` own (w, h)."""
+
+    grey: np.ndarray
+    factor: float
+    size: tuple[int, int]
+
+
+def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
+    """Decode a picture, turn it upright and make it grey at a workable size; raise ``Unreadable`` with the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _open(io.BytesIO(source) if isinstance(source, bytes) else source, longest)
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError:
+        raise Unreadable(f"more than {PIXELS // 10**6} million pixels") from None
+    except OSError as error:
+        raise Unreadable(_reason(error)) from None
+    except (ValueError, SyntaxError, KeyError, IndexError, TypeError, OverflowError, EOFError, MemoryError) as error:
+        raise Unreadable(f"damaged picture ({type(error).__name__})") from None  # what Pillow's parsers let through
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture"
+    return f"damaged picture ({' '.join(str(error).split())[:80]})"
+
+
+def _open(source: Path | BinaryIO, longest: int) -> Picture:
+    with Image.open(source) as image:
+        if image.width * image.height > PIXELS:
+            raise Unreadable(f"{image.width} x {image.height}: more than {PIXELS // 10**6} million pixels")
+        size = image.size
+        image.draft("L" if image.mode == "L" else "RGB", (longest, longest))  # JPEG: decode at 1/2, 1/4 or 1/8
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        shrink = max(image.size) // (2 * longest)
+        grey = _grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
+        grey = np.asarray(ImageOps.exif_transpose(_with_exif(grey, image)))
+    size = size[::-1] if turned else size
+    factor = max(size) / longest if max(size) > longest else 1.0
+    if factor > 1:
+        grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_AREA)
+    elif min(grey.shape) < SHORTEST:
+        factor = 1 / -(-SHORTEST // max(1, min(grey.shape)))
+        if max(size) / factor <= longest:
+            grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_CUBIC)
+        else:
+            factor = 1.0
+    return Picture(grey, factor, size)
+
+
+def _shape(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
+
+
+def _with_exif(grey: Image.Image, image: Image.Image) -> Image.Image:
+    grey.info["exif"] = image.getexif().tobytes()
+    return grey
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        top = 65535 if values.max(initial=0) > 255 else 255
+        return Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return _on_paper(image.convert("RGBA"))
+    return image.convert("L")
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """Lay a transparent picture on white, or on black where what it shows is white."""
+    grey, alpha = image.convert("L"), image.getchannel("A")
+    seen = np.asarray(grey)[np.asarray(alpha) > 127]
+    paper = 0 if seen.size and np.asarray(alpha).min() < 128 and seen.mean() > 160 else 255
+    return Image.composite(grey, Image.new("L", image.size, paper), alpha)
+
+
+@dataclass(frozen=True)
+class Ink:
+    """What is written: ``strength`` float32 [h, w] in 0..1 relative to the paper, and the ``noise`` of bare paper."""
+
+    strength: np.ndarray
+    noise: float
+    white: bool
+
+
+def ink_of(grey: np.ndarray) -> Ink:
+    """Divide the paper away: darkness relative to the paper around it, whichever of the two is the darker.
+
+    The paper is a morphological closing, wider than any stroke, at a reduced size.
+    """
+    small = _small(grey)
+    white = _is_white(small)
+    kernel = _disc(max(3, round(0.3 * min(small.shape)) | 1))
+    paper = cv2.morphologyEx(255 - small if white else small, cv2.MORPH_CLOSE, kernel)
+    paper = cv2.GaussianBlur(paper.astype(np.float32), (0, 0), 0.02 * min(small.shape) + 0.5)
+    paper = np.maximum(cv2.resize(paper, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), 1)
+    strength = np.clip(1 - (255 - grey if white else grey) / paper, 0, 1).astype(np.float32)
+    level, noise = _bare(strength)
+    return Ink(np.maximum(strength - level, 0), noise, white)
+
+
+def _is_white(small: np.ndarray) -> bool:
+    """Tell white ink: what departs from the local median, which is paper, departs more to the bright side."""
+    window = min(255, max(3, min(small.shape) // 2 | 1))
+    off = small.astype(np.int32) - cv2.medianBlur(np.ascontiguousarray(small), window)
+    return int(off[off > 0].sum()) > -int(off[off < 0].sum())
+
+
+def _small(grey: np.ndarray) -> np.ndarray:
+    factor = max(grey.shape) / BACKGROUND
+    if factor <= 1:
+        return grey
+    return cv2.resize(grey, _shape(grey.shape[::-1], factor), interpolation=cv2.INTER_AREA)
+
+
+def _bare(strength: np.ndarray) -> tuple[float, float]:
+    """Return level and robust deviation of bare paper, which is more than half of nearly every picture."""
+    level = float(np.median(strength))
+    return level, 1.4826 * float(np.median(np.abs(strength - level)))
+
+
+def _disc(width: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+
+
+def field_of(strength: np.ndarray) -> np.ndarray:
+    """Prepare ink float32 [h, w] in 0..1 as MNIST was: longer side 20, centre of mass on pixel 14; uint8 [28, 28].
+
+    LeCun et al. 1998, section III.A; the area filter and the rounding were measured on MNIST itself (design.md).
+    """
+    field = np.zeros((FIELD, FIELD), np.uint8)
+    rows, columns = np.flatnonzero(strength.any(1)), np.flatnonzero(strength.any(0))
+    if len(rows) == 0:
+        return field
+    ink = strength[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    factor = BOX / max(ink.shape)
+    shape = max(1, round(ink.shape[1] * factor)), max(1, round(ink.shape[0] * factor))
+    ink = cv2.resize(ink, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    ink = np.clip(np.round(255 * ink), 0, 255).astype(np.uint8)
+    top, left = (_place(ink.sum(1 - axis, dtype=np.int64)) for axis in (0, 1))
+    field[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return field
+
+
+def _place(profile: np.ndarray) -> int:
+    """Return where ``profile`` starts so that its centre of mass falls on ``CENTRE``, within the field."""
+    centre = float((profile * np.arange(len(profile))).sum() / max(1, profile.sum()))
+    return int(np.clip(round(CENTRE - centre), 0, FIELD - len(profile)))
+
+
+FAINT = 0.02  # least darkness relative to the paper that can be ink: fainter is paper
+
+
+def peak_of(ink: Ink, mask: np.ndarray | None = None) -> float:
+    """Return how dark the ink is: between its half-dark pixels and its darkest, 0 where there is none."""
+    values = ink.strength[ink.strength > max(FAINT, 4 * ink.noise)] if mask is None else ink.strength[mask]
+    if values.size < 4:
+        return 0.0
+    top = float(np.quantile(values, 0.98))
+    return float(np.quantile(values[values >= top / 2], 0.75))
+
+
+def mask_of(ink: Ink, peak: float, share: float) -> np.ndarray:
+    """Return where ink is darker than ``share`` of ``peak``, with what is connected to it at two thirds of that."""
+    low = max(FAINT, 3 * ink.noise, share * peak * 2 / 3)
+    high = max(low, share * peak)
+    _, names = cv2.connectedComponents((ink.strength > low).astype(np.uint8), connectivity=8)
+    strong = np.zeros(names.max() + 1, bool)
+    strong[np.unique(names[ink.strength > high])] = True
+    strong[0] = False
+    return strong[names]
+
+
+def stroke_of(mask: np.ndarray) -> float:
+    """Return the mean stroke width in pixels: twice the area over the length of the outline."""
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+    outline = int(mask.sum()) - int(inner.sum())
+    return 2 * float(mask.sum()) / max(1, outline)
+
+
+def runs_of(mask: np.ndarray) -> np.ndarray:
+    """Return for each pixel of ``mask`` [h, w] the length of the vertical run of ink that it belongs to, else 0."""
+    height, width = mask.shape
+    padded = np.zeros((height + 2, width), np.int8)
+    padded[1:-1] = mask
+    change = np.diff(padded, axis=0).T
+    starts, ends = np.argwhere(change == 1), np.argwhere(change == -1)
+    lengths = ends[:, 1] - starts[:, 1]
+    marks = np.zeros((width, height + 1), np.int32)
+    marks[starts[:, 0], starts[:, 1]] = lengths
+    marks[ends[:, 0], ends[:, 1]] -= lengths
+    return np.cumsum(marks, axis=1)[:, :-1].T
+
+
+THICK = 0.12  # of the picture's shorter side: no printed line is thicker
+LONG = 0.6  # of the picture's side: what is printed on paper runs through the picture
+EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
+OUTER = 0.3  # of the side: where the border of a cell may lie
+GAP = 0.15  # of the side that may be missing where ink crosses a line
+
+
+def lines_of(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of ``mask`` that belong to lines of the paper or borders of a cell, either direction.
+
+    A line is thin across, long along, straight, and reaches the picture's edge. Ink that crosses it is left: there
+    the run across is longer than the line is thick (the classic rule for staff lines in music).
+    """
+    height, width = mask.shape
+    return _level_lines(mask, 1) | _level_lines(mask.T, 1 if width > 1.5 * height else 2).T
+
+
+def _level_lines(mask: np.ndarray, least: int) -> np.ndarray:
+    """Find lines along the rows: all at the borders, and in the inner part where there are ``least`` of them."""
+    height, width = mask.shape
+    runs = runs_of(mask)
+    thin = (runs > 0) & (runs <= max(3, THICK * min(height, width)))
+    reach = max(3, round(GAP * width) | 1)
+    chained = cv2.morphologyEx(thin.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, max(3, width // 24)), np.uint8))
+    borders, inner, found = np.zeros_like(mask), np.zeros_like(mask), 0
+    count, names, boxes, _ = cv2.connectedComponentsWithStats(
+        cv2.morphologyEx(chained, cv2.MORPH_CLOSE, np.ones((3, reach), np.uint8)), connectivity=8
+    )
+    for name in range(1, count):
+        x, y, w, h, _ = boxes[name]
+        if w < LONG * width or h > max(0.2 * w, 4 * THICK * min(height, width)):
+            continue
+        place = slice(y, y + h), slice(x, x + w)
+        line = _straight((names[place] == name) & thin[place], runs[place])
+        if line is None:
+            continue
+        if _frames(x, w, width, y, h, height):
+            borders[place] |= line
+        elif _runs_through(x, w, width):
+            inner[place] |= line
+            found += 1
+    return borders | inner if found >= least else borders
+
+
+def _runs_through(start: int, length: int, whole: int) -> bool:
+    return start <= EDGE * whole and start + length >= (1 - EDGE) * whole
+
+
+def _frames(start: int, length: int, whole: int, across: int, thick: int, other: int) -> bool:
+    """Tell a border that ends at another border: in the outer part of the picture, and cut by its edge at one end."""
+    reaches = start <= EDGE * whole or start + length >= (1 - EDGE) * whole
+    return reaches and length >= 0.75 * whole and (across + thick <= OUTER * other or across >= (1 - OUTER) * other)
+
+
+def _straight(part: np.ndarray, runs: np.ndarray) -> np.ndarray | None:
+    """Return what of ``part`` lies on one smooth, thin curve y(x), or None where there is no such curve."""
+    ys, xs = np.nonzero(part)
+    if len(xs) < 8:
+        return None
+    thickness = float(np.median(runs[part]))
+    keep = np.ones(len(xs), bool)
+    scale = max(1.0, float(xs.max()))
+    for _ in range(4):
+        curve = np.polyfit(xs[keep] / scale, ys[keep], 2)
+        off = np.abs(np.polyval(curve, xs / scale) - ys)
+        keep = off <= max(thickness, 2.5 * float(np.median(off)))
+        if keep.sum() < 8:
+            return None
+    columns = np.unique(xs[off <= thickness + 1])
+    if len(columns) < 0.75 * part.shape[1] * (1 - GAP):
+        return None
+    line = np.zeros_like(part)
+    good = (off <= thickness + 1) & (runs[ys, xs] <= 1.7 * thickness + 1)
+    line[ys[good], xs[good]] = True
+    return line
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A connected piece of ink: its ``name`` in ``Page.names``, box and area in working pixels, and the edges it meets."""
+
+    name: int
+    box: Box
+    area: int
+    touches: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """Ink without lines: ``strength`` float32 [h, w] with 1 for full ink, ``names`` int32 [h, w] of the pieces."""
+
+    strength: np.ndarray
+    names: np.ndarray
+    pieces: tuple[Piece, ...]
+    stroke: float
+    peak: float
+
+
+def page_of(ink: Ink, share: float) -> Page:
+    """Find the pieces of ink in a picture; ``share`` of the ink's darkness is where ink begins."""
+    mask = mask_of(ink, peak_of(ink), share)
+    kept = mask & ~lines_of(mask)
+    peak = peak_of(ink, kept)
+    if peak < 0.7 * peak_of(ink) and peak > 0:
+        mask = mask_of(ink, peak, share)
+        kept = mask & ~lines_of(mask)
+    pieces, names = _pieces(kept, mask & ~kept)
+    if not pieces:
+        kept, (pieces, names) = mask, _pieces(mask, np.zeros_like(mask))
+    stroke = stroke_of(kept)
+    peak = peak_of(ink, kept)
+    return Page(_levels(ink, peak), names, pieces, stroke, peak)
+
+
+def _levels(ink: Ink, peak: float) -> np.ndarray:
+    """Stretch ink to 0..1 between the noise of the paper and full ink; clean black on white stays as it is."""
+    low = min(3 * ink.noise, 0.3 * peak)
+    high = 1.0 if peak > 0.95 else max(peak, low + 1e-3)
+    return np.clip((ink.strength - low) / (high - low), 0, 1)
+
+
+def _pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.ndarray]:
+    count, names, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    edge = cv2.dilate(lines.astype(np.uint8), np.ones((5, 5), np.uint8))
+    edge[[0, -1]] = 1
+    edge[:, [0, -1]] = 1
+    meets = np.zeros(count, bool)
+    meets[np.unique(names[edge > 0])] = True
+    pieces = (Piece(name, _box(stats[name]), int(stats[name, 4]), bool(meets[name])) for name in range(1, count))
+    return tuple(pieces), names
+
+
+def _box(stats: np.ndarray) -> Box:
+    return int(stats[0]), int(stats[1]), int(stats[2]), int(stats[3])
+
+
+def union(boxes: list[Box]) -> Box:
+    """Return the smallest box around ``boxes``."""
+    x, y = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+    return x, y, right - x, bottom - y
+
+
+def cut_out(page: Page, chosen: list[Piece]) -> np.ndarray:
+    """Return the ink of the ``chosen`` pieces with their soft edges, float32, without what is near but not theirs."""
+    margin = round(page.stroke / 2) + 2
+    x, y, w, h = union([piece.box for piece in chosen])
+    rows, columns = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
+    names = page.names[rows, columns]
+    own = np.isin(names, [piece.name for piece in chosen])
+    near = cv2.dilate(own.astype(np.uint8), _disc(2 * margin - 1)) > 0
+    return np.where(near & (own | (names == 0)), page.strength[rows, columns], 0)
