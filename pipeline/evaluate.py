@@ -1,0 +1,199 @@
+"""Stage evaluate: show the network the digits that nothing was chosen on, and say how good, how sure, how honest it is.
+
+Reads   data/prepared/test-images.npy, data/prepared/test-labels.npy
+        models/digits.tflite, models/calibration.json, and models/digits.keras for its digest, the model's name
+Writes  reports/metrics.json, predictions.csv (an image a row), classes.csv, calibration.csv, mistakes.png
+Expect  a test accuracy of 0.993 or so, and five million multiply-adds an answer.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline import console, files, scoring
+from pipeline.classifier import Classifier, softmax
+from pipeline.console import UserError
+
+IMAGES, LABELS = "test-images.npy", "test-labels.npy"
+PLACES = 4  # decimals: one image of 10,000 is 0.0001
+WORST, COLUMNS = 24, 6  # mistakes in the picture
+ZOOM, CAPTION, SPACE = 4, 34, 12  # of a 28 x 28 image; pixels below it; pixels between two
+_DENSE = {"CONV_2D", "FULLY_CONNECTED"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network says to images: its own probabilities [n, 10], and the calibrated ones [n, 10]."""
+
+    network: np.ndarray
+    calibrated: np.ndarray
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """Return the digit of each answer, uint8 [n]."""
+        return self.calibrated.argmax(axis=1).astype(np.uint8)
+
+    @property
+    def sureness(self) -> np.ndarray:
+        """Return the calibrated probability of each answer given, [n]."""
+        return self.calibrated.max(axis=1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate the model in models/ on the test digits."""
+    console.no_arguments(arguments)
+    images, labels = load_test(files.PREPARED)
+    answers = ask(Classifier.load(files.MODELS), images)
+    metrics = measure(answers, labels) | identify(files.MODELS, files.PREPARED)
+    write(metrics, answers, images, labels)
+    print(describe(metrics))
+
+
+def load_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the test digits: images uint8 [n, 28, 28] and labels uint8 [n]; raise ``UserError`` where they are not."""
+    images, labels = (_load(folder / name) for name in (IMAGES, LABELS))
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or images.dtype != np.uint8:
+        raise UserError(f"{folder / IMAGES}: expected uint8 [n, 28, 28], found {images.dtype} {list(images.shape)}")
+    if labels.shape != images.shape[:1] or labels.dtype != np.uint8 or not len(labels):
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise UserError(f"{folder / LABELS}: expected uint8 [{len(images)}], a label an image, found {found}")
+    if labels.max() >= scoring.CLASSES:
+        raise UserError(f"{folder / LABELS}: expected labels 0 to 9, found {labels.max()}")
+    return images, labels
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected the test digits here; `dvc repro preprocess` makes them") from None
+    except (ValueError, EOFError):
+        raise UserError(f"{path}: not a NumPy array; `dvc repro preprocess` makes it anew") from None
+
+
+def ask(classifier: Classifier, images: np.ndarray) -> Answers:
+    """Return the answers to uint8 [n, 28, 28]; raise ``UserError`` when the network gives no numbers."""
+    logs = classifier.log_probabilities(images)
+    if not np.isfinite(logs).all():
+        raise UserError("models/digits.tflite answers NaN: its training diverged; lower train.learning_rate")
+    return Answers(np.exp(logs), softmax(logs / classifier.calibration.temperature))
+
+
+def measure(answers: Answers, labels: np.ndarray) -> dict[str, Any]:
+    """Return the flat metrics of answers to images with ``labels``, uint8 [n]."""
+    correct = scoring.right(labels, answers.predictions)
+    low, high = scoring.wilson(int(correct.sum()), len(correct))
+    metrics = {
+        "test_accuracy": float(correct.mean()),
+        "test_accuracy_low": low,
+        "test_accuracy_high": high,
+        "test_loss": scoring.cross_entropy(answers.network, labels),
+        "calibration_error": scoring.calibration_error(scoring.reliability(answers.sureness, correct)),
+        "calibration_error_high": scoring.calibration_bound(answers.sureness, correct),
+    }
+    return {name: round(value, PLACES) for name, value in metrics.items()} | {"test_images": len(labels)}
+
+
+def identify(models: Path, prepared: Path) -> dict[str, Any]:
+    """Return which model and which test digits the metrics are of, and what an answer costs, in bytes and work."""
+    network = models / "digits.tflite"
+    return {
+        "model_sha256": files.sha256(models / "digits.keras"),
+        "test_sha256": files.digest_files([prepared / IMAGES, prepared / LABELS]),
+        "model_bytes": network.stat().st_size,
+        "multiply_adds": multiply_adds(network.read_bytes()),
+    }
+
+
+def multiply_adds(network: bytes) -> int:
+    """Count the multiplications of one answer in the dense operations of a LiteRT network: its latency class.
+
+    A duration would differ from machine to machine; this is the same on all of them.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # delegates hide operations behind one of their own
+    interpreter = Interpreter(model_content=network, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    shapes = {tensor["index"]: tensor["shape"] for tensor in interpreter.get_tensor_details()}
+    dense = (operation for operation in interpreter._get_ops_details() if operation["op_name"] in _DENSE)
+    return sum(
+        math.prod(map(int, shapes[operation["outputs"][0]])) * math.prod(map(int, shapes[operation["inputs"][1]][1:]))
+        for operation in dense
+    )
+
+
+def write(metrics: dict[str, Any], answers: Answers, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write the five reports."""
+    folder, predictions = files.REPORTS, answers.predictions
+    correct = scoring.right(labels, predictions)
+    files.write_json(folder / "metrics.json", metrics)
+    _write_table(folder / "predictions.csv", prediction_rows(answers, labels))
+    _write_table(folder / "classes.csv", map(asdict, scoring.class_scores(scoring.confusion(labels, predictions))))
+    _write_table(folder / "calibration.csv", map(asdict, scoring.reliability(answers.sureness, correct)))
+    files.write_bytes(folder / "mistakes.png", draw_mistakes(images, labels, answers))
+
+
+def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    rounded = [{name: round(value, PLACES) for name, value in row.items()} for row in rows]
+    files.write_csv(path, rounded, list(rounded[0]))
+
+
+def prediction_rows(answers: Answers, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Return one row an image: what paired statistics need of it."""
+    columns = (labels.tolist(), answers.predictions.tolist(), answers.sureness.tolist())
+    return [
+        {"index": index, "label": label, "prediction": prediction, "probability": probability}
+        for index, (label, prediction, probability) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def worst_mistakes(answers: Answers, labels: np.ndarray, count: int = WORST) -> np.ndarray:
+    """Return the indices of the wrong answers that were most sure, the worst first."""
+    wrong = np.flatnonzero(answers.predictions != labels)
+    return wrong[np.argsort(-answers.sureness[wrong], kind="stable")][:count]
+
+
+def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers) -> bytes:
+    """Return the worst mistakes as a PNG: image, label, answer, its calibrated probability, the image's index."""
+    worst = worst_mistakes(answers, labels)
+    rows = max(1, math.ceil(len(worst) / COLUMNS))
+    width, height = 28 * ZOOM + SPACE, 28 * ZOOM + CAPTION + SPACE
+    sheet = Image.new("L", (COLUMNS * width + SPACE, rows * height + SPACE), 255)
+    draw = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(size) for size in (16, 12))
+    for place, index in enumerate(worst.tolist()):
+        x, y = SPACE + place % COLUMNS * width, SPACE + place // COLUMNS * height
+        sheet.paste(Image.fromarray(images[index]).resize((28 * ZOOM, 28 * ZOOM), Image.Resampling.NEAREST), (x, y))
+        y += 28 * ZOOM + 2
+        draw.text((x, y), f"{labels[index]} read as {answers.predictions[index]}", 0, large)
+        draw.text((x, y + 18), f"{answers.sureness[index]:.3f}  image {index}", 90, small)
+    if not len(worst):
+        draw.text((SPACE, SPACE), "no mistakes", 0, large)
+    return _png(sheet)
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """Return the result in a line."""
+    return (
+        "test accuracy {test_accuracy:.4f} ({test_accuracy_low:.4f} to {test_accuracy_high:.4f}) on {test_images:,} "
+        "images, loss {test_loss:.4f}, calibration error {calibration_error:.4f}"
+    ).format(**metrics)
+
+
+if __name__ == "__main__":
+    console.run(main)
