@@ -243,11 +243,16 @@ def lines_of(mask: np.ndarray) -> np.ndarray:
     the run across is longer than the line is thick (the classic rule for staff lines in music).
     """
     height, width = mask.shape
-    return _level_lines(mask, 1) | _level_lines(mask.T, 1 if width > 1.5 * height else 2).T
+    level = _level_lines(mask, np.zeros_like(mask), 1)
+    upright = _level_lines(mask.T, level.T, 1 if width > 1.5 * height else 2).T
+    return _level_lines(mask, upright, 1) | upright
 
 
-def _level_lines(mask: np.ndarray, least: int) -> np.ndarray:
-    """Find lines along the rows: all at the borders, and in the inner part where there are ``least`` of them."""
+def _level_lines(mask: np.ndarray, others: np.ndarray, least: int) -> np.ndarray:
+    """Find lines along the rows: all at the borders, and in the inner part where there are ``least`` of them.
+
+    A line ends at the picture's edge or at one of ``others``, the lines that cross it.
+    """
     height, width = mask.shape
     runs = runs_of(mask)
     thin = (runs > 0) & (runs <= max(3, THICK * min(height, width)))
@@ -265,22 +270,16 @@ def _level_lines(mask: np.ndarray, least: int) -> np.ndarray:
         line = _straight((names[place] == name) & thin[place], runs[place])
         if line is None:
             continue
-        if _frames(x, w, width, y, h, height):
+        near = round(EDGE * width)
+        starts = x <= near or others[place][:, : near + 1].any() or others[y : y + h, x - near : x].any()
+        ends = x + w >= width - near or others[place][:, -near - 1 :].any() or others[y : y + h, x + w :][:, :near].any()
+        outer = OUTER * min(width, height)
+        if (y + h <= outer or y >= height - outer) and (starts and ends or (starts or ends) and w >= 0.75 * width):
             borders[place] |= line
-        elif _runs_through(x, w, width):
+        elif starts and ends:
             inner[place] |= line
             found += 1
     return borders | inner if found >= least else borders
-
-
-def _runs_through(start: int, length: int, whole: int) -> bool:
-    return start <= EDGE * whole and start + length >= (1 - EDGE) * whole
-
-
-def _frames(start: int, length: int, whole: int, across: int, thick: int, other: int) -> bool:
-    """Tell a border that ends at another border: in the outer part of the picture, and cut by its edge at one end."""
-    reaches = start <= EDGE * whole or start + length >= (1 - EDGE) * whole
-    return reaches and length >= 0.75 * whole and (across + thick <= OUTER * other or across >= (1 - OUTER) * other)
 
 
 def _straight(part: np.ndarray, runs: np.ndarray) -> np.ndarray | None:

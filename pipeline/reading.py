@@ -1,0 +1,331 @@
+"""What is written in a photograph: pieces of ink joined to digits, touching digits split, all read by the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from pipeline import photo
+from pipeline.classifier import Classifier, Verdict
+from pipeline.photo import Box, Page, Picture, Piece
+
+SHARES = (0.4, 0.25, 0.15)  # of the ink's darkness where ink begins; the picture is prepared with each, and all are heard
+REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts may lie, and how small they may be
+WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A digit that was found: its calibrated ``probabilities`` [10], ``box`` in own pixels, and the ``field`` read."""
+
+    digit: int
+    probability: float
+    verdict: Verdict
+    box: Box
+    field: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture says: its digits in reading order, and a verdict on the whole with a reason in words."""
+
+    digits: tuple[Digit, ...]
+    verdict: Literal["digit", "unsure", "no digit", "unreadable"]
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """The digits in reading order."""
+        return "".join(str(found.digit) for found in self.digits)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pieces taken for one digit, and the field that they make."""
+
+    box: Box
+    field: np.ndarray
+    touches: bool
+
+
+def read(picture: Picture, classifier: Classifier) -> Reading:
+    """Read every digit of a picture, rows from the top, each from left to right."""
+    ink = photo.ink_of(picture.grey)
+    page = photo.page_of(ink, SHARES[1])
+    groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
+    return _judge(picture, page, groups, [[group.field] for group in groups], classifier)
+
+
+def read_one(picture: Picture, classifier: Classifier) -> Reading:
+    """Read the one digit that a picture is about, prepared in several ways whose answers are averaged."""
+    ink = photo.ink_of(picture.grey)
+    pages = [photo.page_of(ink, share) for share in SHARES]
+    groups = [group for page in pages for group in _main_groups(page)]
+    return _judge(picture, pages[1], groups[:1], [[group.field for group in groups]], classifier)
+
+
+def _judge(
+    picture: Picture, page: Page, groups: list[Group], fields: list[list[np.ndarray]], classifier: Classifier
+) -> Reading:
+    digits = []
+    for group, variants in zip(groups, fields, strict=False):
+        probabilities = classifier.probabilities(np.stack(variants)).mean(0)
+        best = int(probabilities.argmax())
+        probability, box = float(probabilities[best]), _own(group.box, picture)
+        digits.append(Digit(best, probability, classifier.verdict(probabilities), box, variants[0], probabilities))
+    seen = tuple(digit for digit in digits if digit.verdict != "no digit")
+    if not page.pieces:
+        return Reading((), "no digit", "no ink")
+    if not seen:
+        return Reading((), "no digit", "the ink is not like a digit")
+    doubtful = [digit for digit in seen if digit.verdict == "unsure"]
+    if not doubtful:
+        return Reading(seen, "digit", "")
+    return Reading(seen, "unsure", _doubt(doubtful[0], page, groups[digits.index(doubtful[0])]))
+
+
+def _doubt(digit: Digit, page: Page, group: Group) -> str:
+    first, second = np.argsort(digit.probabilities)[:-3:-1]
+    if digit.probabilities[second] > 0.6 * digit.probabilities[first]:
+        return f"{first} and {second} are about equally likely"
+    if page.peak < WEAK:
+        return "the ink is too faint"
+    return "the ink touches the edge" if group.touches else f"a {first} at most, and not like one"
+
+
+def _own(box: Box, picture: Picture) -> Box:
+    x, y, w, h = (value * picture.factor for value in box)
+    left, top = max(0, round(x)), max(0, round(y))
+    right, bottom = min(picture.size[0], round(x + w)), min(picture.size[1], round(y + h))
+    return left, top, max(1, right - left), max(1, bottom - top)
+
+
+def _group(page: Page, pieces: list[Piece]) -> Group:
+    box = photo.union([piece.box for piece in pieces])
+    return Group(box, photo.field_of(photo.cut_out(page, pieces)), any(piece.touches for piece in pieces))
+
+
+def _main_groups(page: Page) -> Iterator[Group]:
+    main = main_piece(page)
+    if main is not None:
+        for reach, least in REACHES:
+            yield _group(page, near_pieces(page, main, reach, least))
+
+
+def main_piece(page: Page) -> Piece | None:
+    """Return the piece that the picture is about: large, central, and not a sliver at the edge."""
+    height, width = page.names.shape
+    best, most = None, 0.0
+    for piece in page.pieces:
+        x, y, w, h = piece.box
+        away = np.hypot((x + w / 2) / width - 0.5, (y + h / 2) / height - 0.5) / 0.7071
+        weight = np.sqrt(max(w, h) * np.sqrt(piece.area)) * (1 - 0.8 * away)
+        if piece.touches:
+            weight *= 0.2 if min(w / width, h / height) < 0.15 and away > 0.5 else 0.7
+        if weight > most:
+            best, most = piece, float(weight)
+    return best
+
+
+def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Piece]:
+    """Return ``main`` with the pieces that may be its parts: near, not specks, not cut by the edge."""
+    x, y, w, h = main.box
+    margin = reach * max(w, h)
+    found = [main]
+    for piece in page.pieces:
+        if piece is main or piece.area < least * main.area:
+            continue
+        px, py, pw, ph = piece.box
+        inside = px >= x - margin and px + pw <= x + w + margin and py >= y - margin and py + ph <= y + h + margin
+        if inside and (not piece.touches or main.touches):
+            found.append(piece)
+    return found
+
+
+def height_of(pieces: tuple[Piece, ...]) -> float:
+    """Return the usual height of a digit: the median height of ink, so that specks weigh what they are."""
+    heights = np.array([piece.box[3] for piece in pieces], float)
+    weights = np.array([piece.area * (0.3 if piece.touches else 1.0) for piece in pieces])
+    order = np.argsort(heights, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(heights[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def rows_of(page: Page) -> list[list[Piece]]:
+    """Sort the pieces into rows from the top, each from left to right, along the tilt of the writing."""
+    if not page.pieces:
+        return []
+    usual = height_of(page.pieces)
+    large = [piece for piece in page.pieces if _is_large(piece, usual)]
+    tilt = _tilt(large, usual)
+    rows: list[list[Piece]] = []
+    for piece in sorted(large, key=lambda piece: _level(piece, tilt)):
+        if rows and _level(piece, tilt) - np.mean([_level(other, tilt) for other in rows[-1]]) < 0.6 * usual:
+            rows[-1].append(piece)
+        else:
+            rows.append([piece])
+    centres = [float(np.mean([_level(piece, tilt) for piece in row])) for row in rows]
+    for piece in page.pieces:
+        if not _is_large(piece, usual) and max(piece.box[2:]) > 0.12 * usual and not piece.touches and centres:
+            nearest = int(np.argmin([abs(_level(piece, tilt) - centre) for centre in centres]))
+            if abs(_level(piece, tilt) - centres[nearest]) < 0.75 * usual:
+                rows[nearest].append(piece)
+    return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
+
+
+def _is_large(piece: Piece, usual: float) -> bool:
+    return piece.box[3] >= (0.8 if piece.touches else 0.5) * usual
+
+
+def _level(piece: Piece, tilt: float) -> float:
+    x, y, w, h = piece.box
+    return y + h / 2 - tilt * (x + w / 2)
+
+
+def _tilt(pieces: list[Piece], usual: float) -> float:
+    """Return the median slope from each piece to its next one on the right, 0 where there are few."""
+    slopes = []
+    for piece in pieces:
+        x, y, w, h = piece.box
+        right = [other for other in pieces if 0 < other.box[0] - x < 4 * usual and _share_rows(piece, other)]
+        if right:
+            ox, oy, ow, oh = min(right, key=lambda other: other.box[0]).box
+            slopes.append((oy + oh / 2 - y - h / 2) / max(1.0, ox + ow / 2 - x - w / 2))
+    return float(np.clip(np.median(slopes), -0.25, 0.25)) if len(slopes) >= 3 else 0.0
+
+
+def _share_rows(one: Piece, other: Piece) -> bool:
+    top, bottom = max(one.box[1], other.box[1]), min(one.box[1] + one.box[3], other.box[1] + other.box[3])
+    return bottom - top > 0.3 * min(one.box[3], other.box[3])
+
+
+WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
+JOINED = 4  # pieces that one digit can be in
+SLANTS = (-0.35, 0.0, 0.35)  # of a cut between two digits, columns a row
+
+
+def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[Group]:
+    """Choose what belongs together in a row, by the classifier's confidence (over-segmentation, Casey & Lecolinet 1996)."""
+    usual = height_of(page.pieces)
+    page, atoms, costs = _cut_row(page, row, usual, classifier)
+    spans = [
+        (start, end)
+        for start in range(len(atoms))
+        for end in range(start + 1, min(len(atoms), start + 2 * JOINED) + 1)
+        if end == start + 1 or _may_join(atoms[start:end], usual, page)
+    ]
+    groups = [_group(page, atoms[start:end]) for start, end in spans]
+    if not groups:
+        return []
+    confidence = np.log(classifier.probabilities(np.stack([group.field for group in groups])).max(1))
+    best, choice = [0.0] + [-np.inf] * len(atoms), [-1] * (len(atoms) + 1)
+    for index in np.argsort([end for _, end in spans], kind="stable"):
+        start, end = spans[index]
+        score = best[start] + confidence[index] - _odd(groups[index], usual) - costs[end]
+        if score > best[end]:
+            best[end], choice[end] = score, int(index)
+        if end == start + 1 and best[start] - _loss(atoms[start], usual) > best[end]:
+            best[end], choice[end] = best[start] - _loss(atoms[start], usual), -1
+    return list(_walk(choice, spans, groups))
+
+
+def _walk(choice: list[int], spans: list[tuple[int, int]], groups: list[Group]) -> list[Group]:
+    found, end = [], len(choice) - 1
+    while end > 0:
+        if choice[end] >= 0:
+            found.append(groups[choice[end]])
+            end = spans[choice[end]][0]
+        else:
+            end -= 1
+    return found[::-1]
+
+
+def _odd(group: Group, usual: float) -> float:
+    """Return how unlikely the size of a group is for a digit of this page, in units of log probability."""
+    x, y, w, h = group.box
+    return 4 * max(0.0, 0.6 - h / usual) + 4 * max(0.0, h / usual - 1.6) + 3 * max(0.0, w / usual - 1.2)
+
+
+def _loss(piece: Piece, usual: float) -> float:
+    """Return what leaving a piece unread costs: nothing for a speck, more than any doubt for a whole digit."""
+    size = max(piece.box[2:]) / usual
+    return 6 * max(0.0, size - 0.15) * (0.5 if piece.touches else 1.0)
+
+
+def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
+    x, y, w, h = photo.union([piece.box for piece in pieces])
+    if w > 1.5 * usual or h > 1.7 * usual:
+        return False
+    gaps = [
+        max(0, right.box[0] - max(piece.box[0] + piece.box[2] for piece in pieces[: index + 1]))
+        for index, right in enumerate(pieces[1:])
+    ]
+    return max(gaps) <= max(0.25 * usual, 1.5 * page.stroke)
+
+
+def _cut_row(
+    page: Page, row: list[Piece], usual: float, classifier: Classifier
+) -> tuple[Page, list[Piece], list[float]]:
+    """Cut wide or doubtful pieces where digits may touch: the page with the parts as pieces, and what each end costs."""
+    fields = np.stack([_group(page, [piece]).field for piece in row])
+    confidence = classifier.probabilities(fields).max(1)
+    names, atoms, costs = page.names, [], [0.0]
+    for piece, sure in zip(row, confidence, strict=True):
+        x, y, w, h = piece.box
+        cuts = _cuts(names[y : y + h, x : x + w] == piece.name, usual, page.stroke)
+        if not cuts or (w < WIDE * usual and (sure > 0.8 or w < 0.35 * usual)):
+            atoms.append(piece)
+            costs.append(0.0)
+            continue
+        if names is page.names:
+            names = names.copy()
+        parts = _divide(names, piece, cuts)
+        atoms.extend(parts)
+        costs.extend([0.7 + 0.5 * cost for _, _, cost in cuts][: len(parts) - 1] + [0.0])
+    return replace(page, names=names), atoms, costs
+
+
+def _cuts(mask: np.ndarray, usual: float, stroke: float) -> list[tuple[float, float, float]]:
+    """Return places where few pixels hold ``mask`` [h, w] together: (column at mid-height, slant, strokes cut)."""
+    height, width = mask.shape
+    found = []
+    for slant in SLANTS:
+        reach = round(abs(slant) * height / 2) + 1
+        shear = np.array([[1, -slant, slant * height / 2 + reach], [0, 1, 0]])
+        upright = cv2.warpAffine(mask.astype(np.float32), shear, (width + 2 * reach, height))
+        profile = cv2.GaussianBlur(upright.sum(0)[None], (1, 1), 0)[0] / max(1.0, stroke)
+        for column in range(round(0.15 * usual), width - round(0.15 * usual)):
+            near = profile[max(0, column + reach - 2) : column + reach + 3]
+            if profile[column + reach] == near.min() and profile[column + reach] < 2.5:
+                found.append((float(column), slant, float(profile[column + reach])))
+    chosen: list[tuple[float, float, float]] = []
+    for cut in sorted(found, key=lambda cut: (cut[2], abs(cut[1]), cut[0])):
+        if all(abs(cut[0] - other[0]) > 0.15 * usual for other in chosen) and len(chosen) < 2 + 3 * width / usual:
+            chosen.append(cut)
+    return sorted(chosen)
+
+
+def _divide(names: np.ndarray, piece: Piece, cuts: list[tuple[float, float, float]]) -> list[Piece]:
+    """Rename the parts of ``piece`` in ``names`` and return them as pieces, from left to right."""
+    x, y, w, h = piece.box
+    place = names[y : y + h, x : x + w]
+    own = place == piece.name
+    down, along = np.indices((h, w))
+    part = np.zeros((h, w), np.int32)
+    for column, slant, _ in cuts:
+        part += along >= column + slant * (down - h / 2)
+    first, parts = int(names.max()) + 1, []
+    for number in range(len(cuts) + 1):
+        mask = own & (part == number)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows) == 0:
+            continue
+        place[mask] = first + number
+        box = (x + int(columns[0]), y + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+        parts.append(Piece(first + number, box, int(mask.sum()), piece.touches))
+    return parts
