@@ -78,8 +78,9 @@ class Learner:
         self.optimizer.build(self.network.trainable_variables)
         self.average = [tf.Variable(weight) for weight in self.network.trainable_variables]
         self.total = float(steps * params.epochs)
-        self._learn = tf.function(self._learn_steps, reduce_retracing=True)
-        self._score = tf.function(self._score_batch, reduce_retracing=True)
+        digits = [tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.int32)]
+        self._learn = tf.function(self._learn_steps, input_signature=[*digits, tf.TensorSpec([None], tf.int64)])
+        self._score = tf.function(self._score_batch, input_signature=digits)
 
     def learn(
         self, images: np.ndarray, labels: np.ndarray, epoch: int, heard: Callable[[int], object] | None = None
@@ -156,7 +157,7 @@ class Learner:
 
     def state(self) -> State:
         """Return copies of all that the next epoch depends on; ``average.*`` are the weights that are scored."""
-        return {name: np.array(variable) for name, variable in self._variables().items()}
+        return {name: variable.numpy().copy() for name, variable in self._variables().items()}
 
     def restore(self, state: State) -> None:
         """Continue from a ``state``."""

@@ -130,16 +130,18 @@ class Checkpointed:
         self.lock = FileLock(folder / "lock")
 
     def read(self, number: int) -> Epoch | None:
-        """Return an epoch that is there and whole; say so when there is one that cannot be used."""
+        """Return an epoch that is there and whole; say so where one cannot be used."""
         file = self._file(number)
         try:
             epoch = Epoch.from_bytes(file.read_bytes())
+            if epoch.number != number:
+                raise ValueError(f"it holds epoch {epoch.number}")  # noqa: TRY301
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, OSError) as error:
             print(f"{file}: not usable as a checkpoint ({error}); walking that epoch again", file=sys.stderr)
             return None
-        return epoch if epoch.number == number else None
+        return epoch
 
     def write(self, epoch: Epoch) -> None:
         """Keep an epoch."""

@@ -1,0 +1,236 @@
+"""A path's epochs outlive whoever walks it, and the decision to leave it is a function of the history alone."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from pipeline import config, preprocess, trajectory
+from pipeline.trajectory import Checkpointed, Digits, Epoch
+
+LOSSES = [0.9, 0.5, 0.6, 0.4, 0.45, 0.41, 0.4, 0.39]
+
+
+@pytest.fixture
+def train() -> config.Train:
+    params = config.load().train
+    return params.model_copy(update={"epochs": 4, "batch_size": 64, "patience": 3, "threads": 1})
+
+
+@pytest.fixture(scope="session")
+def digits(raw_mnist: Path) -> Digits:
+    images, labels = preprocess.read_pair(raw_mnist, "t10k")
+    return Digits(images[:640], labels[:640], images[700:900], labels[700:900], sha256="few")
+
+
+def history(losses: list[float]) -> list[dict[str, float]]:
+    return [{"val_loss": loss, "val_accuracy": 1 - loss} for loss in losses]
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(number, {"val_loss": 1 / number}, {"average.00": np.full((2, 3), number, np.float32)})
+
+
+def bits(epoch: Epoch) -> str:
+    return hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()
+
+
+def test_an_epoch_comes_back_from_its_bytes() -> None:
+    back = Epoch.from_bytes(epoch(3).to_bytes())
+    assert (back.number, back.metrics) == (3, {"val_loss": 1 / 3})
+    np.testing.assert_array_equal(back.weights[0], epoch(3).weights[0])
+
+
+@pytest.mark.parametrize("length", [0, 20, 99, -1])
+def test_truncated_bytes_are_no_epoch(length: int) -> None:
+    with pytest.raises(ValueError, match="truncated or altered"):
+        Epoch.from_bytes(epoch(3).to_bytes()[:length])
+
+
+def test_altered_bytes_are_no_epoch() -> None:
+    content = bytearray(epoch(3).to_bytes())
+    content[99] ^= 1
+    with pytest.raises(ValueError, match="truncated or altered"):
+        Epoch.from_bytes(bytes(content))
+
+
+def test_a_run_ends_patience_epochs_after_its_best(train: config.Train) -> None:
+    ends = {}
+    for patience in (1, 2, 3, 5):
+        patient = train.model_copy(update={"patience": patience, "epochs": 100})
+        ends[patience] = next(n for n in range(1, 99) if trajectory.finished(history((LOSSES + [1] * 99)[:n]), patient))
+    assert ends == {1: 3, 2: 6, 3: 7, 5: 13}
+
+
+def test_a_run_ends_at_its_last_epoch(train: config.Train) -> None:
+    falling = history([0.9, 0.8, 0.7, 0.6])
+    assert [trajectory.finished(falling[:n], train) for n in range(5)] == [False, False, False, False, True]
+
+
+def test_of_equal_epochs_the_first_is_the_best() -> None:
+    assert trajectory.best_epoch(history([0.5, 0.4, 0.4, 0.6]), "val_loss") == 2
+    assert trajectory.best_epoch(history([0.5, 0.4, 0.4, 0.6]), "val_accuracy") == 2
+
+
+def test_the_summary_is_that_of_the_best_epoch(train: config.Train) -> None:
+    assert trajectory.summary(history([0.5, 0.25, 0.4]), train) == {
+        "epochs_run": 3,
+        "best_epoch": 2,
+        "stopped_early": True,
+        "best_val_accuracy": 0.75,
+        "best_val_loss": 0.25,
+    }
+
+
+def test_patience_and_what_is_monitored_do_not_change_the_path(train: config.Train) -> None:
+    other = train.model_copy(update={"patience": 9, "monitor": "val_accuracy"})
+    assert trajectory.path_key(train, "data") == trajectory.path_key(other, "data")
+
+
+def test_more_epochs_are_the_same_path_only_at_a_constant_rate(train: config.Train) -> None:
+    for schedule, same in (("constant", True), ("cosine", False)):
+        short = train.model_copy(update={"schedule": schedule})
+        long = short.model_copy(update={"epochs": 9})
+        assert (trajectory.path_key(short, "data") == trajectory.path_key(long, "data")) is same
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"threads": 2}, {"average": 0.0}]
+)
+def test_everything_else_makes_another_path(train: config.Train, change: dict[str, object]) -> None:
+    assert trajectory.path_key(train, "data") != trajectory.path_key(train.model_copy(update=change), "data")
+    assert trajectory.path_key(train, "data") != trajectory.path_key(train, "other data")
+
+
+def test_a_path_that_was_walked_is_not_learnt_again(train: config.Train, tmp_path: Path) -> None:
+    kept = Checkpointed(tmp_path)
+    for number in range(1, 5):
+        kept.write(epoch(number))
+    nothing = Digits(*[np.empty(0, np.uint8)] * 4, sha256="")  # learning from this would fail
+    assert [each.number for each in trajectory.walk(nothing, train, kept)] == [1, 2, 3, 4]
+
+
+def test_a_truncated_checkpoint_is_ignored_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Checkpointed(tmp_path)
+    kept.write(epoch(1))
+    kept.write(epoch(2))
+    file = tmp_path / "0002.epoch"
+    file.write_bytes(file.read_bytes()[:-7])
+    assert [each.number for each in kept.read_all()] == [1]
+    assert "0002.epoch: not usable as a checkpoint (truncated or altered)" in capsys.readouterr().err
+
+
+def test_another_epoch_under_this_number_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0001.epoch").write_bytes(epoch(2).to_bytes())
+    assert Checkpointed(tmp_path).read(1) is None
+    assert "holds epoch 2" in capsys.readouterr().err
+
+
+def path_used(root: Path, name: str, days_ago: float, megabytes: float = 0.001) -> Path:
+    folder = root / name
+    folder.mkdir()
+    (folder / "0001.epoch").write_bytes(b"0" * int(megabytes * 1e6))
+    then = folder.stat().st_mtime - days_ago * 86400
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_old_paths_go_and_young_ones_stay(tmp_path: Path) -> None:
+    old, young = path_used(tmp_path, "old", 31), path_used(tmp_path, "young", 29)
+    trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=tmp_path)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_the_paths_used_longest_ago_make_room(tmp_path: Path) -> None:
+    for days in (3, 1, 2):
+        path_used(tmp_path, f"{days}", days, megabytes=0.4)
+    trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_path_being_walked_is_never_pruned(tmp_path: Path) -> None:
+    walked, own = path_used(tmp_path, "walked", 99), path_used(tmp_path, "own", 99)
+    with FileLock(walked / "lock"):
+        trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=own)
+    assert walked.exists()
+    assert own.exists()
+
+
+def test_an_epoch_shows_every_digit_and_the_non_digits(train: config.Train, digits: Digits) -> None:
+    images, labels = trajectory.lesson(digits, train.model_copy(update={"non_digits": 0.1}), epoch=1)
+    assert images.shape == (704, 28, 28)
+    np.testing.assert_array_equal(labels[:640], digits.labels)
+    assert (labels[640:] == trajectory.NO_DIGIT).all()
+
+
+def test_lessons_differ_by_epoch_and_repeat_by_seed(train: config.Train, digits: Digits) -> None:
+    first, again, second = (trajectory.lesson(digits, train, epoch=number)[0] for number in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).any()
+
+
+@pytest.mark.slow
+def test_a_resumed_path_ends_with_the_bits_of_an_unbroken_one(train: config.Train, digits: Digits) -> None:
+    unbroken = list(trajectory.learn(digits, train))
+    resumed = list(trajectory.learn(digits, train, after=Epoch.from_bytes(unbroken[1].to_bytes())))
+    assert [bits(each) for each in resumed] == [bits(each) for each in unbroken[2:]]
+    assert [each.metrics for each in resumed] == [each.metrics for each in unbroken[2:]]
+
+
+@pytest.mark.slow
+def test_a_cosine_path_resumes_at_the_rate_it_had(train: config.Train, digits: Digits) -> None:
+    cosine = train.model_copy(update={"schedule": "cosine", "average": 0.0})
+    unbroken = list(trajectory.learn(digits, cosine))
+    resumed = list(trajectory.learn(digits, cosine, after=unbroken[2]))
+    assert bits(resumed[-1]) == bits(unbroken[-1])
+
+
+WALKER = """
+import sys
+import numpy as np
+from pathlib import Path
+from pipeline import config, trajectory
+arrays = [np.load(Path(sys.argv[1], f"{n}.npy")) for n in range(4)]
+train = config.Train.model_validate_json(sys.argv[3])
+for epoch in trajectory.walk(trajectory.Digits(*arrays, sha256=""), train, trajectory.Checkpointed(Path(sys.argv[2]))):
+    print(epoch.metrics)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_path_walk_it_once(train: config.Train, digits: Digits, tmp_path: Path) -> None:
+    for number, array in enumerate((digits.images, digits.labels, digits.val_images, digits.val_labels)):
+        np.save(tmp_path / f"{number}.npy", array)
+    command = [sys.executable, "-c", WALKER, tmp_path, tmp_path / "path", train.model_dump_json()]
+    walkers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [walker.communicate()[0] for walker in walkers]
+    assert said[0] == said[1]
+    assert said[0].count("val_loss") == 4
+    alone = list(trajectory.learn(digits, train))
+    assert [bits(each) for each in Checkpointed(tmp_path / "path").read_all()] == [bits(each) for each in alone]
+
+
+@pytest.mark.slow
+def test_the_decision_is_that_of_keras_early_stopping(train: config.Train) -> None:
+    from pipeline.network import keras
+
+    rng = np.random.default_rng(5)
+    for patience in (1, 2, 4):
+        losses = rng.random(60).round(2).tolist()
+        theirs = keras.callbacks.EarlyStopping(monitor="val_loss", patience=patience)
+        theirs.set_model(keras.Sequential([keras.layers.Dense(1)]))
+        theirs.model.stop_training = False
+        theirs.on_train_begin()
+        for number, loss in enumerate(losses):
+            theirs.on_epoch_end(number, {"val_loss": loss})
+            if theirs.model.stop_training:
+                break
+        patient = train.model_copy(update={"patience": patience, "epochs": 100})
+        ours = next(n for n in range(1, 61) if trajectory.finished(history(losses[:n]), patient))
+        assert ours == theirs.stopped_epoch + 1
+        assert trajectory.best_epoch(history(losses[:ours]), "val_loss") == theirs.best_epoch + 1
