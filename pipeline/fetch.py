@@ -232,18 +232,18 @@ def keep(contents: Contents, folder: Path) -> None:
     files.write_text(folder / "SHA256SUMS", "".join(f"{sha}  {name}\n" for name, sha in SHA256.items()))
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Make data/raw what it should be, downloading only when it is not."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="take the files from a folder")
     folder = parser.parse_args(arguments).folder
     if folder is None and present(files.RAW):
-        print(f"{files.RAW}: all four files are there and verified")
+        print("fetch: all four files are there and verified")
         return
     with tempfile.TemporaryDirectory() as scratch:
         source, contents = given(folder) if folder else anywhere(Path(scratch))
     keep(contents, files.RAW)
-    print(f"{files.RAW}: four files, {sum(map(len, contents.values())) / 1e6:.0f} MB, verified; from {source}")
+    print(f"fetch: four files, {sum(map(len, contents.values())) / 1e6:.0f} MB, verified, from {source}")
 
 
 if __name__ == "__main__":

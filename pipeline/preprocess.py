@@ -173,8 +173,9 @@ def draw(images: np.ndarray, labels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def main(_: Sequence[str] = ()) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Make data/prepared and its two reports."""
+    console.no_arguments(arguments)
     params = config.load().preprocess
     raw, test = read_pair(files.RAW, "train"), read_pair(files.RAW, "t10k")
     check_sums(files.RAW)
@@ -188,8 +189,8 @@ def main(_: Sequence[str] = ()) -> None:
         report[f"{part}_sha256"] = files.digest_files(paths)
     files.write_json(files.REPORTS / "data.json", report)
     files.write_bytes(files.REPORTS / "digits.png", draw(*parts["train"]))
-    sizes = ", ".join(f"{len(labels):,} {part}" for part, (_, labels) in parts.items())
-    print(f"{files.PREPARED}: {sizes} digits; see {files.REPORTS / 'data.json'} and {files.REPORTS / 'digits.png'}")
+    sizes = [f"{len(labels):,}" for _, labels in parts.values()]
+    print("preprocess: {} digits to learn from, {} that decide, {} to test".format(*sizes))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""Say in a few lines what `make` has made, how good it is, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import console, files
+
+FACTS = {  # report: what it says, in the words of a sentence
+    "data.json": "{train_digits:,} digits to learn from, {validation_digits:,} that decided, {test_digits:,} to test",
+    "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
+    "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
+    " loss {test_loss:.4f}",
+    "photos.json": "{photo_correct} of {photo_labelled} labelled pictures read right",
+}
+PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "photos.png": "the photographs"}
+NEXT = {
+    "make ui": "compare the runs",
+    "make photo FILE=five.jpg": "read a picture of your own",
+    "dvc exp run -S train.dropout=0.3": "try something else (`source .venv/bin/activate` first)",
+    "make help": "what else there is",
+}
+
+
+def summarize(reports: Path) -> list[str]:
+    """Return the summary's lines; what has not been made is left out."""
+    facts = [
+        text.format_map(files.read_json(path)) for name, text in FACTS.items() if (path := reports / name).exists()
+    ]
+    seen = [f"{path} ({what})" for name, what in PICTURES.items() if (path := reports / name).exists()]
+    return ["", *facts, *([f"See {', '.join(seen)}"] if seen else []), *_columns(NEXT)]
+
+
+def _columns(rows: Mapping[str, Any]) -> list[str]:
+    width = max(map(len, rows))
+    return [f"  {name:{width}}  {what}" for name, what in rows.items()]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the summary."""
+    console.no_arguments(arguments)
+    print("\n".join(summarize(files.REPORTS)))
+
+
+if __name__ == "__main__":
+    console.run(main)
