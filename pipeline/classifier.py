@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from pipeline import files
-from pipeline.console import UserError
+from pipeline.console import UserError, hushed
 
 Verdict = Literal["digit", "unsure", "no digit"]
 
@@ -136,7 +136,8 @@ class Classifier:
         if len(fields) != self._size:
             self._size = len(fields)
             self._network.resize_tensor_input(self._input["index"], [self._size, 28, 28, 1])
-            self._network.allocate_tensors()
+            with hushed():
+                self._network.allocate_tensors()
         self._network.set_tensor(self._input["index"], fields[..., None].astype(self._input["dtype"]))
         self._network.invoke()
         return self._network.get_tensor(self._output)

@@ -23,7 +23,6 @@ from pipeline.classifier import Classifier, softmax
 from pipeline.console import UserError
 
 IMAGES, LABELS = "test-images.npy", "test-labels.npy"
-PLACES = 4  # decimals: one image of 10,000 is 0.0001
 WORST, COLUMNS = 24, 6  # mistakes in the picture
 ZOOM, CAPTION, SPACE = 4, 34, 12  # of a 28 x 28 image; pixels below it; pixels between two
 _DENSE = {"CONV_2D", "FULLY_CONNECTED"}
@@ -49,11 +48,14 @@ class Answers:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate the model in models/ on the test digits."""
+    from pipeline import tracking  # who only reads this module does not wait for MLflow
+
     console.no_arguments(arguments)
     images, labels = load_test(files.PREPARED)
     answers = ask(Classifier.load(files.MODELS), images)
     metrics = measure(answers, labels) | identify(files.MODELS, files.PREPARED)
     write(metrics, answers, images, labels)
+    tracking.log_results(metrics, {"mistakes": files.REPORTS / "mistakes.png"})
     print(describe(metrics))
 
 
@@ -99,7 +101,7 @@ def measure(answers: Answers, labels: np.ndarray) -> dict[str, Any]:
         "calibration_error": scoring.calibration_error(scoring.reliability(answers.sureness, correct)),
         "calibration_error_high": scoring.calibration_bound(answers.sureness, correct),
     }
-    return {name: round(value, PLACES) for name, value in metrics.items()} | {"test_images": len(labels)}
+    return {name: round(value, scoring.PLACES) for name, value in metrics.items()} | {"test_images": len(labels)}
 
 
 def identify(models: Path, prepared: Path) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def write(metrics: dict[str, Any], answers: Answers, images: np.ndarray, labels:
 
 
 def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    rounded = [{name: round(value, PLACES) for name, value in row.items()} for row in rows]
+    rounded = [{name: round(value, scoring.PLACES) for name, value in row.items()} for row in rows]
     files.write_csv(path, rounded, list(rounded[0]))
 
 

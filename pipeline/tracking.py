@@ -325,24 +325,24 @@ def _git(*words: str, env: Mapping[str, str] | None = None) -> str:
 
 def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
     """Add what a later stage found to the run of the model in front of it; make that run anew where there is none."""
-    report = files.read_json(files.REPORTS / "train.json")
-    run = run_of_model(open_store(), report)
+    run = run_of_model(open_store())
     run.log_summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
     for key, file in pictures.items():
         run.log_image(key, file)
     run.describe()
 
 
-def run_of_model(store: Store, report: Mapping[str, Any]) -> Run:
+def run_of_model(store: Store) -> Run:
     """Return the newest run of the model that reports/train.json describes; restore it if there is none."""
+    report = files.read_json(files.REPORTS / "train.json")
     found = store.runs(f"tags.`model.sha256` = '{report['model_sha256']}' and attributes.status = 'FINISHED'")
-    return Run(store, found[0].info.run_id) if found else restore(store, report)
+    return Run(store, found[0].info.run_id) if found else restore(store)
 
 
-def restore(store: Store, report: Mapping[str, Any]) -> Run:
+def restore(store: Store) -> Run:
     """Make the run of a model that came from a cache or from another machine, from its recorded history."""
-    params = config.load()
-    with training(store, params, report["data_sha256"]) as run:
+    report, made_of = (files.read_json(files.REPORTS / name) for name in ("train.json", "provenance.json"))
+    with training(store, config.load(), made_of["data_sha256"]) as run:
         run.tag({"restored": "true"})
         for row in files.read_csv(files.REPORTS / "history.csv"):
             run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})

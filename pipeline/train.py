@@ -1,7 +1,8 @@
 """Stage train: walk the path of epochs, leave it when it stops getting better, keep the best epoch's network.
 
 Reads   data/prepared (training and validation digits; the test digits stay unread), params.yaml
-Writes  models/digits.keras, models/digits.tflite, models/calibration.json, reports/train.json, reports/history.csv
+Writes  models/digits.keras, models/digits.tflite, models/calibration.json, reports/train.json,
+        reports/history.csv, reports/provenance.json (the digests of data, parameters and code)
 Expect  53,578 parameters and a best validation accuracy of about 0.993 with the default parameters.
 """
 
@@ -27,9 +28,10 @@ def main(arguments: Sequence[str]) -> None:
         history = [epoch.metrics for epoch in epochs]
         best = epochs[trajectory.best_epoch(history, params.train.monitor) - 1]
         content = model.package(best, params.train, digits)
-        report = trajectory.summary(history, params.train) | tracking.digests(params, digits.sha256)
+        report = trajectory.summary(history, params.train)
         report |= {"parameters": sum(weight.size for weight in best.weights), "model_sha256": model.sha256(content)}
         write(content, report, history)
+        files.write_json(files.REPORTS / "provenance.json", tracking.digests(params, digits.sha256))
         run.log_trained(report, files.MODELS)
     print(describe(report))
 
