@@ -1,4 +1,4 @@
-"""Fields to digits: the exported network, probabilities that mean what they say, and a verdict (LiteRT, no TensorFlow)."""
+"""Fields to digits: the exported network, calibrated probabilities and a verdict (LiteRT, no TensorFlow)."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Calibration:
 def fit_calibration(log_probabilities: np.ndarray, labels: np.ndarray, accepted: float = ACCEPTED) -> Calibration:
     """Fit temperature and threshold to digits whose labels are known.
 
-    ``log_probabilities`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature has the
-    least negative log-likelihood; the threshold lets the share ``accepted`` of these digits pass.
+    ``log_probabilities`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature has
+    the least negative log-likelihood; the threshold lets the share ``accepted`` of these digits pass.
     """
     temperature = round(fit_temperature(log_probabilities, labels), 4)
     confidence = softmax(log_probabilities / temperature).max(1)

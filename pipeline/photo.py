@@ -24,7 +24,7 @@ BACKGROUND = 320  # pixels of the longer side at which the paper is estimated
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """The bytes are not a picture that can be read; the message says why in words."""
 
 
@@ -38,19 +38,21 @@ class Picture:
 
 
 def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
-    """Decode a picture, turn it upright and make it grey at a workable size; raise ``Unreadable`` with the reason."""
+    """Decode a picture, turn it upright and make it grey at a workable size; raise ``UnreadableError`` with the reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _open(io.BytesIO(source) if isinstance(source, bytes) else source, longest)
-    except Unreadable:
+    except UnreadableError:
         raise
     except Image.DecompressionBombError:
-        raise Unreadable(f"more than {PIXELS // 10**6} million pixels") from None
+        raise UnreadableError(f"more than {PIXELS // 10**6} million pixels") from None
     except OSError as error:
-        raise Unreadable(_reason(error)) from None
+        raise UnreadableError(_reason(error)) from None
     except (ValueError, SyntaxError, KeyError, IndexError, TypeError, OverflowError, EOFError, MemoryError) as error:
-        raise Unreadable(f"damaged picture ({type(error).__name__})") from None  # what Pillow's parsers let through
+        raise UnreadableError(
+            f"damaged picture ({type(error).__name__})"
+        ) from None  # what Pillow's parsers let through
 
 
 def _reason(error: OSError) -> str:
@@ -64,13 +66,13 @@ def _reason(error: OSError) -> str:
 def _open(source: Path | BinaryIO, longest: int) -> Picture:
     with Image.open(source) as image:
         if image.width * image.height > PIXELS:
-            raise Unreadable(f"{image.width} x {image.height}: more than {PIXELS // 10**6} million pixels")
+            raise UnreadableError(f"{image.width} x {image.height}: more than {PIXELS // 10**6} million pixels")
         size = image.size
         image.draft("L" if image.mode == "L" else "RGB", (longest, longest))  # JPEG: decode at 1/2, 1/4 or 1/8
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         shrink = max(image.size) // (2 * longest)
-        grey = _grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
-        grey = np.asarray(ImageOps.exif_transpose(_with_exif(grey, image)))
+        flat = _grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
+        grey: np.ndarray = np.asarray(ImageOps.exif_transpose(_with_exif(flat, image)))
     size = size[::-1] if turned else size
     factor = max(size) / longest if max(size) > longest else 1.0
     if factor > 1:
@@ -271,10 +273,11 @@ def _level_lines(mask: np.ndarray, others: np.ndarray, least: int) -> np.ndarray
         if line is None:
             continue
         near = round(EDGE * width)
-        starts = x <= near or others[place][:, : near + 1].any() or others[y : y + h, x - near : x].any()
-        ends = x + w >= width - near or others[place][:, -near - 1 :].any() or others[y : y + h, x + w :][:, :near].any()
+        beside: np.ndarray = np.any(others[max(0, y - h - near) : y + 2 * h + near], axis=0)
+        starts = x <= near or beside[x - near : x + near + 1].any()
+        ends = x + w >= width - near or beside[x + w - near - 1 : x + w + near].any()
         outer = OUTER * min(width, height)
-        if (y + h <= outer or y >= height - outer) and (starts and ends or (starts or ends) and w >= 0.75 * width):
+        if (y + h <= outer or y >= height - outer) and ((starts and ends) or (w >= 0.75 * width and (starts or ends))):
             borders[place] |= line
         elif starts and ends:
             inner[place] |= line
@@ -307,7 +310,7 @@ def _straight(part: np.ndarray, runs: np.ndarray) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Piece:
-    """A connected piece of ink: its ``name`` in ``Page.names``, box and area in working pixels, and the edges it meets."""
+    """A connected piece of ink: its ``name`` in ``Page.names``, box, area, and whether it meets a line or the edge."""
 
     name: int
     box: Box

@@ -1,4 +1,4 @@
-"""What is written in a photograph: pieces of ink joined to digits, touching digits split, all read by the classifier."""
+"""What is written in a photograph: pieces of ink joined to digits, touching digits split, and all of them read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from pipeline import photo
 from pipeline.classifier import Classifier, Verdict
 from pipeline.photo import Box, Page, Picture, Piece
 
-SHARES = (0.4, 0.25, 0.15)  # of the ink's darkness where ink begins; the picture is prepared with each, and all are heard
+SHARES = (
+    0.4,
+    0.25,
+    0.15,
+)  # of the ink's darkness where ink begins; the picture is prepared with each, and all are heard
 REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts may lie, and how small they may be
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
@@ -210,7 +214,7 @@ SLANTS = (-0.35, 0.0, 0.35)  # of a cut between two digits, columns a row
 
 
 def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[Group]:
-    """Choose what belongs together in a row, by the classifier's confidence (over-segmentation, Casey & Lecolinet 1996)."""
+    """Choose what belongs together in a row by the classifier's confidence (Casey & Lecolinet 1996, section 4)."""
     usual = height_of(page.pieces)
     page, atoms, costs = _cut_row(page, row, usual, classifier)
     spans = [
@@ -247,7 +251,7 @@ def _walk(choice: list[int], spans: list[tuple[int, int]], groups: list[Group]) 
 
 def _odd(group: Group, usual: float) -> float:
     """Return how unlikely the size of a group is for a digit of this page, in units of log probability."""
-    x, y, w, h = group.box
+    _, _, w, h = group.box
     return 4 * max(0.0, 0.6 - h / usual) + 4 * max(0.0, h / usual - 1.6) + 3 * max(0.0, w / usual - 1.2)
 
 
@@ -258,7 +262,7 @@ def _loss(piece: Piece, usual: float) -> float:
 
 
 def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
-    x, y, w, h = photo.union([piece.box for piece in pieces])
+    _, _, w, h = photo.union([piece.box for piece in pieces])
     if w > 1.5 * usual or h > 1.7 * usual:
         return False
     gaps = [
@@ -271,7 +275,7 @@ def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
 def _cut_row(
     page: Page, row: list[Piece], usual: float, classifier: Classifier
 ) -> tuple[Page, list[Piece], list[float]]:
-    """Cut wide or doubtful pieces where digits may touch: the page with the parts as pieces, and what each end costs."""
+    """Cut wide or doubtful pieces where digits may touch: the page with its parts as pieces, and the cost of each end."""
     fields = np.stack([_group(page, [piece]).field for piece in row])
     confidence = classifier.probabilities(fields).max(1)
     names, atoms, costs = page.names, [], [0.0]
@@ -286,7 +290,8 @@ def _cut_row(
             names = names.copy()
         parts = _divide(names, piece, cuts)
         atoms.extend(parts)
-        costs.extend([0.7 + 0.5 * cost for _, _, cost in cuts][: len(parts) - 1] + [0.0])
+        costs.extend(0.7 + 0.5 * cost for _, _, cost in cuts[: len(parts) - 1])
+        costs.append(0.0)
     return replace(page, names=names), atoms, costs
 
 
