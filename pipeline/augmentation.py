@@ -31,12 +31,10 @@ def augment(images: np.ndarray, *, seed: int, epoch: int, settings: Augment) -> 
 
     The result is a function of the arguments: the same seed and epoch change the same digits in the same way.
     """
-    changed = np.flatnonzero(np.random.default_rng([seed, epoch, 0]).random(len(images)) < settings.share)
+    rng = np.random.default_rng([seed, epoch, 1])
+    changed = _chosen(rng, len(images), settings.share)
     result = images.copy()
-    for first in range(0, len(changed), CHUNK):
-        chosen = changed[first : first + CHUNK]
-        rng = np.random.default_rng([seed, epoch, 1, first])
-        result[chosen] = _photograph(images[chosen], rng, settings)
+    result[changed] = _photograph(images[changed], rng, settings)
     return result
 
 
@@ -47,9 +45,13 @@ def degrade(images: np.ndarray, *, seed: int, settings: Augment) -> np.ndarray:
 
 def _photograph(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Apply every effect in the order in which pen, paper, camera and cropping bring them about."""
-    for effect in EFFECTS:
-        images = effect(images, rng, settings)
-    return images
+    result = np.empty_like(images)
+    for first in range(0, len(images), CHUNK):
+        part = images[first : first + CHUNK]
+        for effect in EFFECTS:
+            part = effect(part, rng, settings)
+        result[first : first + CHUNK] = part
+    return result
 
 
 def bend(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
@@ -157,18 +159,18 @@ def non_digits(n: int, *, seed: int, epoch: int, images: np.ndarray) -> np.ndarr
     """
     rng = np.random.default_rng([seed, epoch, 2])
     kinds = rng.permutation(np.arange(n) % len(KINDS))
-    fields = [KINDS[kind](rng, images) for kind in kinds]
-    return np.array(fields, np.uint8).reshape(n, SIDE, SIDE)
+    fields = np.array([KINDS[kind](rng, images) for kind in kinds], np.uint8).reshape(n, SIDE, SIDE)
+    return _photograph(fields, rng, HANDS)
 
 
 def letter(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001 (one signature for all kinds)
-    """Return a letter or a sign from a font, turned a little, that nobody would take for a digit."""
+    """Return a letter or a sign from a font that nobody would take for a digit."""
     glyphs = _glyphs()
-    return _warped(glyphs[rng.integers(len(glyphs))], rng)
+    return glyphs[rng.integers(len(glyphs))]
 
 
 def scribble(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
-    """Return a crooked line through five to twelve random points."""
+    """Return one line through five to twelve random points, angular or round."""
     return _placed(_pen(np.zeros((4 * SIDE, 4 * SIDE), np.uint8), rng, int(rng.integers(5, 13))))
 
 
@@ -181,8 +183,14 @@ def strokes(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa
 
 
 def _pen(canvas: np.ndarray, rng: np.random.Generator, points: int) -> np.ndarray:
-    path = rng.integers(0, len(canvas), (points, 1, 2), dtype=np.int32)
-    cv2.polylines(canvas, [path], False, int(rng.integers(100, 256)), int(rng.integers(4, 14)))
+    path = rng.integers(0, 8 * len(canvas), (points, 1, 2)).astype(np.float32)  # an eighth of a pixel
+    for _ in range(3 * rng.integers(2)):  # cutting the corners makes a polygon round (Chaikin 1974)
+        path = np.stack([path[:-1] * 0.75 + path[1:] * 0.25, path[:-1] * 0.25 + path[1:] * 0.75], axis=1).reshape(
+            -1, 1, 2
+        )
+    cv2.polylines(
+        canvas, [path.astype(np.int32)], False, int(rng.integers(100, 256)), int(rng.integers(4, 14)), shift=3
+    )
     return canvas
 
 
@@ -207,7 +215,11 @@ def pair(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     return _placed(np.hstack([left[:, 3 : SIDE - 4], right[:, 4 : SIDE - 3]]))
 
 
-KINDS = (letter, letter, letter, scribble, strokes, texture, speck, pair)
+KINDS = (letter, letter, letter, scribble, scribble, strokes, texture, speck, pair)
+HANDS = Augment(  # how hands and cameras vary a letter
+    share=1, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
+    contrast=0.3, gaps=0, lines=0, neighbours=0,
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -226,14 +238,6 @@ def _drawn(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     canvas = Image.new("L", (128, 128))
     ImageDraw.Draw(canvas).text((24, 16), character, fill=255, font=font)
     return _placed(np.asarray(canvas))
-
-
-def _warped(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    strong = Augment(
-        share=1, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=0.8, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
-        contrast=0.3, gaps=0, lines=0, neighbours=0,
-    )  # fmt: skip
-    return _photograph(field[None], rng, strong)[0]
 
 
 def _placed(canvas: np.ndarray) -> np.ndarray:
