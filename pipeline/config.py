@@ -93,11 +93,12 @@ class Gate(Section):
 
     test_accuracy_low: Share
     photo_accuracy: Share
-    calibration_error: Positive
+    calibration_error_high: Positive
     model_bytes: Count
-    parameters: Count
-    worse_p: Annotated[float, Field(gt=0, lt=1)]
+    multiply_adds: Count
+    worse_p: Annotated[float, Field(gt=0, lt=0.5)]
     margin: Annotated[float, Field(gt=0, lt=1)]
+    margin_p: Annotated[float, Field(gt=0, lt=0.5)]
 
 
 class Params(Section):

@@ -1,0 +1,306 @@
+"""Gate: say whether a change makes the model worse.
+
+python -m pipeline.gate [REVISION] [--against REVISION]
+
+Judges the reports of the workspace (or of REVISION, from git alone) by the `gate` section of params.yaml: floors and
+ceilings of their own, and a paired comparison with the same images in a base, by default the merge base with `main`.
+
+Writes  reports/gate.md, made for a pull request's comment
+Exits   0 pass, also with warnings · 1 fail · 2 usage or configuration · 4 cannot be compared: never a silent pass
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import operator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from pipeline import config, console, evidence, files, scoring
+from pipeline.console import UserError
+from pipeline.evidence import Evidence, IncomparableError
+
+PAGE = files.REPORTS / "gate.md"
+FLOORS = ("test_accuracy_low", "photo_accuracy")
+CEILINGS = ("calibration_error_high", "model_bytes", "multiply_adds")
+SHOWN, COLUMNS = 15, 5  # pictures of each kind; in a row
+
+
+class Verdict(StrEnum):
+    """What a check, or the gate, says; the graver one first."""
+
+    FAILED = "fail"
+    INCOMPARABLE = "cannot compare"
+    WARNED = "warn"
+    PASSED = "pass"
+
+
+STATUS = {Verdict.FAILED: 1, Verdict.INCOMPARABLE: 4, Verdict.WARNED: 0, Verdict.PASSED: 0}
+WORDS = {
+    Verdict.FAILED: "This change must not be merged as it is.",
+    Verdict.INCOMPARABLE: "Whether this change makes the model worse cannot be said.",
+    Verdict.WARNED: "Nothing is shown to be worse; look at the warnings before you merge.",
+    Verdict.PASSED: "Nothing is shown to be worse.",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, and what the limits ask for."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    asked: str
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Judge a change, write the page, and return the exit status."""
+    wanted = _arguments(arguments)
+    limits = config.load().gate
+    PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
+    revision = wanted.revision
+    challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
+    base = attempt(lambda: evidence.of_revision(wanted.against or evidence.default_base(revision or "HEAD")))
+    checks = [*([] if revision else [lock(dvc_status())]), *decide(challenger, base, limits)]
+    files.write_text(PAGE, render(checks, challenger, base))
+    print(describe(checks))
+    return STATUS[conclude(checks)]
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.gate", description="Does this change make it worse?")
+    parser.add_argument("revision", nargs="?", help="judge this revision, from git alone; default the workspace")
+    parser.add_argument("--against", metavar="REVISION", help="the base; default the merge base with main")
+    return parser.parse_args(arguments)
+
+
+def attempt(read: Callable[[], Evidence]) -> Evidence | IncomparableError:
+    """Return the evidence, or why there is none."""
+    try:
+        return read()
+    except IncomparableError as error:
+        return error
+
+
+def decide(
+    challenger: Evidence | IncomparableError, base: Evidence | IncomparableError, limits: config.Gate
+) -> list[Check]:
+    """Return what can be said of ``challenger`` from its reports and from those of ``base``."""
+    if isinstance(challenger, IncomparableError):
+        return [Check("reports", Verdict.INCOMPARABLE, str(challenger), "the reports of one model")]
+    return [belonging(challenger), *bounds(challenger, limits), *comparison(challenger, base, limits)]
+
+
+def conclude(checks: Sequence[Check]) -> Verdict:
+    """Return the gravest verdict of the checks; nothing checked is nothing compared."""
+    found = {check.verdict for check in checks}
+    return next((verdict for verdict in Verdict if verdict in found), Verdict.INCOMPARABLE)
+
+
+def lock(status: Mapping[str, Any]) -> Check:
+    """Check that ``dvc status``, as its JSON says it, finds every output made by this code, data and params.yaml."""
+    found = f"changed: {', '.join(status)}; `dvc repro`" if status else "clean"
+    return Check("dvc status", Verdict.FAILED if status else Verdict.PASSED, found, "clean")
+
+
+def belonging(challenger: Evidence) -> Check:
+    """Check that every report is of the model that is there."""
+    strays = "; ".join(challenger.strays())
+    verdict = Verdict.FAILED if strays else Verdict.PASSED
+    return Check("reports", verdict, strays or _model(challenger), "all of one model")
+
+
+def bounds(challenger: Evidence, limits: config.Gate) -> list[Check]:
+    """Check what must hold whatever the base is like."""
+    found = challenger.figures
+    return [
+        *(_bound(name, found.get(name), getattr(limits, name), "at least", operator.ge) for name in FLOORS),
+        *(_bound(name, found.get(name), getattr(limits, name), "at most", operator.le) for name in CEILINGS),
+    ]
+
+
+def _bound(name: str, found: Any, limit: float, words: str, holds: Callable[[Any, Any], bool]) -> Check:
+    asked = f"{words} {limit:,}"
+    if not limit:
+        return Check(name, Verdict.PASSED, _cell(found), "nothing")
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        return Check(name, Verdict.INCOMPARABLE, "missing" if found is None else str(found), asked)
+    return Check(name, Verdict.PASSED if holds(found, limit) else Verdict.FAILED, _cell(found), asked)
+
+
+def comparison(challenger: Evidence, base: Evidence | IncomparableError, limits: config.Gate) -> list[Check]:
+    """Check the answers to the same images: not shown to be worse, and shown to lose less than the margin."""
+    if isinstance(base, IncomparableError):
+        return [_incomparable(str(base))]
+    obstacle = next(obstacles(challenger, base), "")
+    if obstacle:
+        return [_incomparable(obstacle)]
+    lost, won = (len(indices) for indices in changed_sides(challenger, base))
+    return [*paired(lost, won, len(base.labels), limits), *moved_limits(challenger, base)]
+
+
+def _incomparable(reason: str) -> Check:
+    return Check("comparison", Verdict.INCOMPARABLE, reason, "two models' answers to the same images")
+
+
+def paired(lost: int, won: int, images: int, limits: config.Gate) -> list[Check]:
+    """Check what ``lost`` and ``won`` images show: a loss, and that it is no larger than the margin."""
+    p = scoring.mcnemar(lost, won)
+    lowest = scoring.difference_bound(lost, won, images, limits.margin_p)
+    found = f"p = {p:.2g}: {lost:,} lost, {won:,} won of {images:,}"
+    margin = f"{_points((won - lost) / images)}, at worst {_points(lowest)} ({1 - limits.margin_p:.0%})"
+    return [
+        Check("worse_p", Verdict.FAILED if p < limits.worse_p else Verdict.PASSED, found, f"at least {limits.worse_p}"),
+        Check(
+            "margin",
+            Verdict.PASSED if lowest > -limits.margin else Verdict.WARNED,
+            margin,
+            f"above {_points(-limits.margin)}",
+        ),
+    ]
+
+
+def obstacles(challenger: Evidence, base: Evidence) -> Iterator[str]:
+    """Yield why the answers of the two cannot be compared."""
+    yield from (f"{base.name}: {stray}" for stray in base.strays())
+    before, after = (str(side.metrics.get("test_sha256"))[:12] for side in (base, challenger))
+    if before != after or before == "None":
+        yield f"not the same test digits: {before} and {after}"
+    if not np.array_equal(challenger.labels, base.labels):
+        yield f"not the same labels in {evidence.PREDICTIONS}"
+
+
+def changed_sides(challenger: Evidence, base: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the images that were lost and of those that were won, the most sure answer first."""
+    order = np.argsort(-challenger.sureness, kind="stable")
+    lost, won = base.right & ~challenger.right, ~base.right & challenger.right
+    return order[lost[order]], order[won[order]]
+
+
+def moved_limits(challenger: Evidence, base: Evidence) -> list[Check]:
+    """Warn of a change that moves the limits that it is judged by."""
+    moved = [name for name, *_ in differences(base.params, challenger.params) if name.startswith("gate.")]
+    return [Check("limits", Verdict.WARNED, f"changed: {', '.join(moved)}", "those of the base")] if moved else []
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return name, before and after of what differs, by name."""
+    names = sorted({*before, *after})
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def dvc_status() -> dict[str, Any]:
+    """Return what ``dvc status`` says; raise ``UserError`` when it cannot say anything."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"dvc status: {' '.join(done.stderr.split())}")
+    return json.loads(done.stdout)
+
+
+def render(
+    checks: Sequence[Check], challenger: Evidence | IncomparableError, base: Evidence | IncomparableError
+) -> str:
+    """Return the page, in Markdown: the verdict first."""
+    whole = conclude(checks)
+    lines = [f"# Gate: {whole}", "", WORDS[whole], ""]
+    rows = (f"| {check.name} | {_bold(check.verdict)} | {check.found} | {check.asked} |" for check in checks)
+    table = ["| check | verdict | found | asked for |", "|---|---|---|---|", *rows]
+    if isinstance(challenger, IncomparableError) or isinstance(base, IncomparableError):
+        return "\n".join([*lines, *table]) + "\n"
+    sides = f"Of {challenger.name}, {_model(challenger)}, against {base.name}, {_model(base)}."
+    return "\n".join([*lines, sides, "", *table, *_digits(challenger, base), *_differing(challenger, base)]) + "\n"
+
+
+def describe(checks: Sequence[Check]) -> str:
+    """Return the checks for a terminal, the verdict last."""
+    widths = (max(len(check.name) for check in checks), max(map(len, Verdict)))
+    rows = [f"{check.name:{widths[0]}}  {check.verdict:{widths[1]}}  {check.found}" for check in checks]
+    return "\n".join([*rows, f"gate: {conclude(checks)}; see {PAGE}"])
+
+
+def _differing(challenger: Evidence, base: Evidence) -> list[str]:
+    figures = [row for row in differences(base.figures, challenger.figures) if not row[0].endswith("sha256")]
+    params = differences(base.params, challenger.params)
+    return [*_table("Figures that differ", figures), *_table("Parameters that differ", params)]
+
+
+def _table(title: str, rows: Sequence[tuple[str, Any, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [f"| {name} | {_cell(before)} | {_cell(after)} |" for name, before, after in rows]
+    return ["", f"## {title}", "", "| | base | now |", "|---|---|---|", *lines]
+
+
+def _digits(challenger: Evidence, base: Evidence) -> list[str]:
+    if any(obstacles(challenger, base)):
+        return []
+    images = _test_images(challenger)
+    titles = ("lost: right in the base, wrong now", "won: wrong in the base, right now")
+    lines = []
+    for title, indices in zip(titles, changed_sides(challenger, base), strict=True):
+        shown = indices[:SHOWN].tolist()
+        captions = [_caption(index, challenger, base) for index in shown]
+        pictures = [braille(images[index]) for index in shown] if images is not None else [[] for _ in shown]
+        tiles = [[*picture, *caption] for picture, caption in zip(pictures, captions, strict=True)]
+        more = f" (the {SHOWN} most sure answers)" if len(indices) > SHOWN else ""
+        if shown:
+            lines += ["", f"## {len(indices):,} {title}{more}", "", "```text", *_side_by_side(tiles), "```"]
+    return lines
+
+
+def _caption(index: int, challenger: Evidence, base: Evidence) -> list[str]:
+    now = f"{challenger.predictions[index]} ({challenger.sureness[index]:.2f})"
+    return [f"a {challenger.labels[index]}, #{index}", f"{base.predictions[index]} → {now}"]
+
+
+def _test_images(challenger: Evidence) -> np.ndarray | None:
+    images, labels = (files.PREPARED / f"test-{name}.npy" for name in ("images", "labels"))
+    if not images.exists() or not labels.exists():
+        return None
+    same = files.digest_files([images, labels]) == challenger.metrics["test_sha256"]
+    return np.load(images, allow_pickle=False) if same else None
+
+
+def _side_by_side(tiles: Sequence[Sequence[str]], width: int = 18) -> list[str]:
+    lines = []
+    for start in range(0, len(tiles), COLUMNS):
+        rows = zip(*tiles[start : start + COLUMNS], strict=True)
+        lines += [*("".join(f"{part:{width}}" for part in row).rstrip(" ") for row in rows), ""]
+    return lines[:-1]
+
+
+def braille(image: np.ndarray) -> list[str]:
+    """Draw uint8 [28, 28] as seven lines of fourteen characters, a dot a pixel: comments cannot hold picture files."""
+    dots = np.array([[1, 8], [2, 16], [4, 32], [64, 128]])
+    codes = ((image.reshape(7, 4, 14, 2) >= 128) * dots[:, None, :]).sum(axis=(1, 3))
+    return ["".join(chr(0x2800 + code) for code in line) for line in codes.tolist()]
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _model(side: Evidence) -> str:
+    return f"model `{str(side.metrics.get('model_sha256'))[:12]}`"
+
+
+def _bold(verdict: Verdict) -> str:
+    return verdict if verdict is Verdict.PASSED else f"**{verdict}**"
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.2f} points"
+
+
+if __name__ == "__main__":
+    console.run(main)
