@@ -24,6 +24,7 @@ CHUNK = 1000  # fields at a time: few enough for the cache, and 30,000 rows fit 
 LETTERS = "ACEFHKMNPRUVWXYadefhkmnprtuvwxy?&#%@+=*<>"  # none that is somebody's digit: no b, B, D, g, I...
 
 Effect = Callable[[np.ndarray, np.random.Generator, Augment], np.ndarray]
+Kind = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
 def augment(images: np.ndarray, *, seed: int, epoch: int, settings: Augment) -> np.ndarray:
@@ -215,7 +216,7 @@ def pair(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     return _placed(np.hstack([left[:, 3 : SIDE - 4], right[:, 4 : SIDE - 3]]))
 
 
-KINDS = (letter, letter, letter, scribble, scribble, strokes, texture, speck, pair)
+KINDS: tuple[Kind, ...] = (letter, letter, letter, scribble, scribble, strokes, texture, speck, pair)
 HANDS = Augment(  # how hands and cameras vary a letter
     share=1, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
     contrast=0.3, gaps=0, lines=0, neighbours=0,
