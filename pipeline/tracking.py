@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from PIL import Image
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import config, files
 from pipeline.config import Params
@@ -65,10 +67,10 @@ def open_store() -> Store:
         else:
             _reach(uri)
             store = _open(uri, artifacts=None)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
-    _close_stale(store)
+    close_stale(store)
     return store
 
 
@@ -104,7 +106,8 @@ def _reach(uri: str) -> None:
         raise UserError(f"MLFLOW_TRACKING_URI={uri}: no answer ({error}); start the server or unset it") from None
 
 
-def _close_stale(store: Store) -> None:
+def close_stale(store: Store) -> None:
+    """Close the runs that a process of this machine left RUNNING when it died."""
     for run in store.runs("attributes.status = 'RUNNING'"):
         if _dead(run.data.tags):
             store.client.set_terminated(run.info.run_id, "KILLED")
@@ -223,10 +226,12 @@ def training(store: Store, params: Params, data_sha256: str, parent: str = "") -
 
 def start(store: Store, params: Params, digests: Mapping[str, str], parent: str = "") -> Run:
     """Create the run of a training with all that is known before the first step."""
-    patch = uncommitted()
+    patch, commit = uncommitted(), _git("rev-parse", "HEAD").strip()
     tags = {
         **{name.replace("_", "."): value for name, value in digests.items()},
-        "git.commit": _git("rev-parse", "HEAD").strip(),
+        "git.commit": commit,
+        "mlflow.source.git.commit": commit,
+        "mlflow.user": getpass.getuser(),
         "git.dirty": str(bool(patch)).lower(),
         **_dvc_tags(),
         **_process_tags(),
