@@ -4,7 +4,7 @@
 
 DIR holds pictures and ``labels.csv`` with the columns file, label (digits in reading order, empty where there are none)
 and, where known, kind (single, multi, none) and group (pictures of one photograph or one hand). Prints accuracy with its
-95% Wilson interval by kind and group, and the confusions; ``--failures OUT.png`` draws every picture that was misread.
+95% Wilson interval by kind and group, and the confusions; ``--failures OUT.png`` draws every misread picture.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def article_field(grey: np.ndarray) -> np.ndarray:
 
 
 def common_field(grey: np.ndarray) -> np.ndarray:
-    """Prepare a picture by the common recipe: invert if the border is bright, Otsu, box, longer side 20, centre of mass."""
+    """Prepare a picture by the common recipe: invert if the border is bright, Otsu, box to 20, centre of mass."""
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ink = 255 - grey if border.mean() > 127 else grey
     _, mask = cv2.threshold(np.ascontiguousarray(ink), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)

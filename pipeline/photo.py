@@ -217,94 +217,153 @@ def stroke_of(mask: np.ndarray) -> float:
     return 2 * float(mask.sum()) / max(1, outline)
 
 
-def runs_of(mask: np.ndarray) -> np.ndarray:
-    """Return for each pixel of ``mask`` [h, w] the length of the vertical run of ink that it belongs to, else 0."""
-    height, width = mask.shape
-    padded = np.zeros((height + 2, width), np.int8)
-    padded[1:-1] = mask
-    change = np.diff(padded, axis=0).T
-    starts, ends = np.argwhere(change == 1), np.argwhere(change == -1)
-    lengths = ends[:, 1] - starts[:, 1]
-    marks = np.zeros((width, height + 1), np.int32)
-    marks[starts[:, 0], starts[:, 1]] = lengths
-    marks[ends[:, 0], ends[:, 1]] -= lengths
-    return np.cumsum(marks, axis=1)[:, :-1].T
+@dataclass(frozen=True)
+class Runs:
+    """The vertical runs of ink in a mask [h, w]: ``column``, first row ``top`` and ``length`` of each, and the shape."""
+
+    column: np.ndarray
+    top: np.ndarray
+    length: np.ndarray
+    shape: tuple[int, int]
+
+    def paint(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the mask of the ``chosen`` runs."""
+        height, width = self.shape
+        marks = np.zeros((width, height + 1), np.int8)
+        marks[self.column[chosen], self.top[chosen]] = 1
+        marks[self.column[chosen], self.top[chosen] + self.length[chosen]] = -1
+        return np.cumsum(marks, axis=1, dtype=np.int8)[:, :-1].T > 0
+
+
+def runs_of(mask: np.ndarray) -> Runs:
+    """Find the vertical runs of ink."""
+    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = mask.T
+    change = np.diff(padded, axis=1)
+    column, top = np.nonzero(change == 1)
+    return Runs(column, top, np.nonzero(change == -1)[1] - top, mask.shape)
 
 
 THICK = 0.12  # of the picture's shorter side: no printed line is thicker
-LONG = 0.6  # of the picture's side: what is printed on paper runs through the picture
+STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
+COVER = 0.5  # of its columns that a line must show in
+GAP = 0.45  # of the picture's side that a digit may hide of a line
 EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
 OUTER = 0.3  # of the side: where the border of a cell may lie
-GAP = 0.15  # of the side that may be missing where ink crosses a line
 
 
 def lines_of(mask: np.ndarray) -> np.ndarray:
     """Return the pixels of ``mask`` that belong to lines of the paper or borders of a cell, either direction.
 
-    A line is thin across, long along, straight, and reaches the picture's edge. Ink that crosses it is left: there
-    the run across is longer than the line is thick (the classic rule for staff lines in music).
+    A line is thin across and straight along, and it ends at the picture's edge or at another line. Ink that crosses it
+    is left: there the run across is longer than the line is thick (the classic rule for staff lines in music).
     """
-    height, width = mask.shape
-    level = _level_lines(mask, np.zeros_like(mask), 1)
-    upright = _level_lines(mask.T, level.T, 1 if width > 1.5 * height else 2).T
-    return _level_lines(mask, upright, 1) | upright
+    level = _level_lines(mask, np.zeros_like(mask))
+    upright = _level_lines(mask.T, level.T).T
+    if upright.any():
+        level |= _level_lines(mask, upright)
+    return level | upright
 
 
-def _level_lines(mask: np.ndarray, others: np.ndarray, least: int) -> np.ndarray:
-    """Find lines along the rows: all at the borders, and in the inner part where there are ``least`` of them.
+def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Find lines along the rows; ``others`` are those that cross them.
 
-    A line ends at the picture's edge or at one of ``others``, the lines that cross it.
+    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit.
     """
     height, width = mask.shape
     runs = runs_of(mask)
-    thin = (runs > 0) & (runs <= max(3, THICK * min(height, width)))
-    reach = max(3, round(GAP * width) | 1)
-    chained = cv2.morphologyEx(thin.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, max(3, width // 24)), np.uint8))
-    borders, inner, found = np.zeros_like(mask), np.zeros_like(mask), 0
-    count, names, boxes, _ = cv2.connectedComponentsWithStats(
-        cv2.morphologyEx(chained, cv2.MORPH_CLOSE, np.ones((3, reach), np.uint8)), connectivity=8
-    )
-    for name in range(1, count):
-        x, y, w, h, _ = boxes[name]
-        if w < LONG * width or h > max(0.2 * w, 4 * THICK * min(height, width)):
-            continue
-        place = slice(y, y + h), slice(x, x + w)
-        line = _straight((names[place] == name) & thin[place], runs[place])
+    left = runs.length <= max(3, THICK * min(height, width))
+    borders, inner = np.zeros(len(left), bool), []
+    for _ in range(40):
+        line = _longest_line(runs, left)
         if line is None:
-            continue
-        near = round(EDGE * width)
-        beside: np.ndarray = np.any(others[max(0, y - h - near) : y + 2 * h + near], axis=0)
-        starts = x <= near or beside[x - near : x + near + 1].any()
-        ends = x + w >= width - near or beside[x + w - near - 1 : x + w + near].any()
+            break
+        left &= ~line
+        rows, (start, end) = runs.top[line], _extent(runs.column[line])
+        place = _ends(others, start, end, int(rows.min()), int(rows.max()))
         outer = OUTER * min(width, height)
-        if (y + h <= outer or y >= height - outer) and ((starts and ends) or (w >= 0.75 * width and (starts or ends))):
-            borders[place] |= line
-        elif starts and ends:
-            inner[place] |= line
-            found += 1
-    return borders | inner if found >= least else borders
+        if rows.max() <= outer or rows.min() >= height - outer:
+            if all(place) or (any(place) and end - start > 0.75 * width):
+                borders |= line
+        elif all(place):
+            inner.append(line)
+    ink = _typical(runs, left)
+    if len(inner) == 1 and not width > 1.5 * height and np.median(runs.length[inner[0]]) > 0.5 * ink:
+        inner = []
+    return runs.paint(np.logical_or.reduce([borders, *inner]))
 
 
-def _straight(part: np.ndarray, runs: np.ndarray) -> np.ndarray | None:
-    """Return what of ``part`` lies on one smooth, thin curve y(x), or None where there is no such curve."""
-    ys, xs = np.nonzero(part)
-    if len(xs) < 8:
+def _typical(runs: Runs, chosen: np.ndarray) -> float:
+    """Return the median length of ``chosen`` runs, weighted by themselves so that specks weigh little."""
+    lengths = np.sort(runs.length[chosen])
+    if len(lengths) == 0:
+        return 0.0
+    total = np.cumsum(lengths)
+    return float(lengths[np.searchsorted(total, total[-1] / 2)])
+
+
+def _extent(columns: np.ndarray) -> tuple[int, int]:
+    """Return where a line starts and ends, without the specks that happen to lie on its way on."""
+    seen = np.zeros(int(columns.max()) + 1, np.float32)
+    seen[columns] = 1
+    window = max(4, len(seen) // 16)
+    dense = np.flatnonzero(np.convolve(seen, np.ones(window), "valid") >= 0.7 * window)
+    return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
+
+
+def _ends(others: np.ndarray, start: int, end: int, top: int, bottom: int) -> tuple[bool, bool]:
+    """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line."""
+    width, near = others.shape[1], max(3, round(EDGE * others.shape[1]))
+    margin = bottom - top + 3 * near
+    beside: np.ndarray = np.any(others[max(0, top - margin) : bottom + margin], axis=0)
+    return (
+        start <= near or bool(beside[start - near : start + near].any()),
+        end >= width - near or bool(beside[end - near : end + near].any()),
+    )
+
+
+def _longest_line(runs: Runs, left: np.ndarray) -> np.ndarray | None:
+    """Return which of the runs that are ``left`` lie on the line of most columns, or None where there is no line.
+
+    A Hough transform of the runs' middles over small slopes, then a parabola, since paper curls.
+    """
+    height, width = runs.shape
+    x, middle, length = runs.column[left], (runs.top + (runs.length - 1) / 2)[left], runs.length[left]
+    if len(x) < COVER * width:
         return None
-    thickness = float(np.median(runs[part]))
-    keep = np.ones(len(xs), bool)
-    scale = max(1.0, float(xs.max()))
-    for _ in range(4):
-        curve = np.polyfit(xs[keep] / scale, ys[keep], 2)
-        off = np.abs(np.polyval(curve, xs / scale) - ys)
-        keep = off <= max(thickness, 2.5 * float(np.median(off)))
-        if keep.sum() < 8:
+    slopes = np.linspace(-STEEP, STEEP, 41)
+    lowest = int(STEEP * width) + 2
+    best, slope, row = 0, 0.0, 0
+    for candidate in slopes:
+        votes = np.bincount((middle - candidate * x + lowest).astype(np.int64), minlength=height + 2 * lowest)
+        votes = votes[:-2] + votes[1:-1] + votes[2:]
+        if votes.max() > best:
+            best, slope, row = int(votes.max()), float(candidate), int(votes.argmax()) + 1 - lowest
+    if best < 0.6 * COVER * width:
+        return None
+    return _on_curve(runs, left, x, middle, length, np.array([0.0, slope, row + 0.5]))
+
+
+def _on_curve(
+    runs: Runs, left: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
+) -> np.ndarray | None:
+    width = runs.shape[1]
+    on = np.abs(np.polyval(curve, x) - middle) <= max(2.0, 0.02 * width)
+    for _ in range(3):
+        thickness = float(np.median(length[on]))
+        on &= length <= 1.7 * thickness + 1
+        if on.sum() < 0.3 * width:
             return None
-    columns = np.unique(xs[off <= thickness + 1])
-    if len(columns) < 0.75 * part.shape[1] * (1 - GAP):
+        curve = np.polyfit(x[on] / width, middle[on], 2)
+        off = np.abs(np.polyval(curve, x / width) - middle)
+        on = (off <= max(1.5, 0.5 * thickness)) & (length <= 1.7 * thickness + 1)
+    columns = np.unique(x[on])
+    if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
         return None
-    line = np.zeros_like(part)
-    good = (off <= thickness + 1) & (runs[ys, xs] <= 1.7 * thickness + 1)
-    line[ys[good], xs[good]] = True
+    if np.diff(columns).max() > GAP * width:
+        return None
+    line = np.zeros(len(left), bool)
+    line[np.flatnonzero(left)[on]] = True
     return line
 
 
