@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import getpass
+import io
 import json
 import logging
 import os
@@ -14,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ import psutil
 import yaml
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -160,8 +162,45 @@ class Run:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
         self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
         self.tag({"model.sha256": report["model_sha256"]})
-        self.log_files(sorted(models.iterdir()), "model_files")
+        self.client.log_dict(self.run_id, dict(report), f"{files.REPORTS / 'train.json'}")
+        self.log_model(models)
         self.describe()
+
+    def log_model(self, models: Path) -> str:
+        """Log the files in ``models``, and the code that answers with them, as an MLflow model; return its id."""
+        from mlflow import pyfunc
+        from mlflow.models import Model
+
+        tags = {"code.sha256": files.digest_files(SERVED)}
+        kept = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
+        about = Model(kept.artifact_location, self.run_id, model_uuid=kept.model_id, model_id=kept.model_id)
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder, "model")
+            pyfunc.save_model(
+                saved,
+                loader_module="pipeline.serving",
+                data_path=_copied(models.glob("[!.]*"), Path(folder, "data")),
+                code_paths=[_copied(SERVED, Path(folder, "pipeline"))],
+                mlflow_model=about,
+                pip_requirements=[f"{name}=={version(name)}" for name in NEEDED],
+                **_interface(),
+            )
+            self.client.log_model_artifacts(kept.model_id, str(saved))
+        self.client.finalize_logged_model(kept.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(kept.model_id, step=0)])
+        return kept.model_id
+
+    def find_model(self) -> str | None:
+        """Return the id of the newest model logged for this run with the code that reads photographs as it is now."""
+        condition = f"source_run_id = '{self.run_id}' AND tags.`code.sha256` = '{files.digest_files(SERVED)}'"
+        found = self.client.search_logged_models([self.store.experiment_id], condition)
+        return next((logged.model_id for logged in found if logged.status == "READY"), None)
+
+    def read(self, path: str) -> bytes | None:
+        """Return the bytes of an artifact, say ``params.yaml`` or ``reports/metrics.json``; None where it is not."""
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MlflowException, OSError):
+            return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
+        return None
 
     def describe(self) -> None:
         """Write the model card into the run's note, from all that the run knows by now."""
@@ -174,6 +213,41 @@ class Run:
             if error:
                 self.tag({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
             self.client.set_terminated(self.run_id, status)
+
+
+SERVED = [  # serving.py and what it imports
+    files.ROOT / "pipeline" / f"{name}.py"
+    for name in ("__init__", "classifier", "console", "files", "photo", "reading", "serving")
+]
+NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
+
+
+def _copied(paths: Iterable[Path], folder: Path) -> str:
+    for path in paths:
+        files.write_bytes(folder / path.name, path.read_bytes())
+    return str(folder)
+
+
+def _interface() -> dict[str, Any]:
+    """Return the signature of a logged model and an example of what it takes: a photograph of a one."""
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "image")]),
+        outputs=Schema([*(ColSpec("string", name) for name in WORDS), ColSpec(AnyType(), "digits")]),
+        params=ParamSchema([ParamSpec("one", "boolean", default=False)]),
+    )
+    photograph, content = Image.new("L", (64, 64), 255), io.BytesIO()
+    photograph.paste(0, (29, 12, 35, 52))
+    photograph.save(content, "PNG")
+    example = pd.DataFrame({"image": [base64.b64encode(content.getvalue()).decode()]})
+    return {"signature": signature, "input_example": example}
+
+
+WORDS = ("text", "verdict", "reason")  # of an answer
 
 
 def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
@@ -240,7 +314,7 @@ def start(store: Store, params: Params, digests: Mapping[str, str], parent: str 
     created = store.client.create_run(store.experiment_id, tags=tags, run_name=run_name(params))
     run = Run(store, created.info.run_id)
     run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
-    run.client.log_dict(run.run_id, params.model_dump(), "params.json")
+    run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
     run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
     if patch:
         run.client.log_text(run.run_id, patch, "uncommitted.patch")
@@ -328,12 +402,16 @@ def _git(*words: str, env: Mapping[str, str] | None = None) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-    """Add what a later stage found to the run of the model in front of it; make that run anew where there is none."""
+def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path], reports: Sequence[Path] = ()) -> None:
+    """Add what a later stage found to the run of the model in front of it; make that run anew where there is none.
+
+    ``reports`` are kept whole, under the paths they have here: the gate and `reproduce` read them again.
+    """
     run = run_of_model(open_store())
     run.log_summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
     for key, file in pictures.items():
         run.log_image(key, file)
+    run.log_files(reports, str(files.REPORTS))
     run.describe()
 
 

@@ -1,0 +1,146 @@
+"""The registered model `digits`: which version is challenger, champion and previous, and what put it there.
+
+The gate does all of it:
+
+    version = registry.challenge(store, run)                       # the model in models/ passed: offer it
+    registry.promote(store, {"verdict": "pass", "base": "..."})    # --promote: champion <- challenger
+    registry.rollback(store)                                       # --rollback: champion <-> previous
+    read = registry.reports_of(store, registry.find(store, registry.CHAMPION))   # --against champion
+    evidence.read_evidence("the champion", read)
+
+A version's tags say which run, commit and model it is, and who promoted it, when, and on what verdict.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline import files, model, tracking
+from pipeline.console import UserError
+from pipeline.tracking import Run, Store
+
+MODEL = "digits"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+KEPT = ("model.sha256", "code.sha256", "data.sha256", "params.sha256", "git.commit", "git.dirty")  # tags of the run
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the registered model: its number, its run, and its tags."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"version {self.number} of {MODEL}"
+
+
+def find(store: Store, name: str) -> Version | None:
+    """Return the version with this alias or number; None where there is none."""
+    try:
+        if name.isdecimal():
+            return _version(store.client.get_model_version(MODEL, name))
+        return _version(store.client.get_model_version_by_alias(MODEL, name))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            return None
+        raise
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(str(found.version), found.run_id or "", dict(found.tags))
+
+
+def need(store: Store, name: str) -> Version:
+    """Return the version with this alias or number; raise ``UserError`` where there is none."""
+    version = find(store, name)
+    if not version:
+        raise UserError(f"models:/{MODEL}@{name}: no such version; `make gate` registers a model that passes")
+    return version
+
+
+def challenge(store: Store, run: Run, models: Path = files.MODELS) -> Version:
+    """Make the model in ``models`` the challenger: a new version, or the one that it has already.
+
+    ``run`` is its run (``tracking.run_of_model``). What is registered is the network with the code that reads
+    photographs as it is now, which may be younger than the run. Raises ``UserError`` when the run is of another model.
+    """
+    known = store.client.get_run(run.run_id).data.tags
+    found = files.sha256(models / model.ARCHIVE)
+    if known.get("model.sha256") != found:
+        raise UserError(f"{models / model.ARCHIVE}: not the model of run {run.run_id}; `dvc repro` makes them agree")
+    logged = run.find_model() or run.log_model(models)
+    version = _registered(store, logged) or _register(store, run, logged, known)
+    store.client.set_registered_model_alias(MODEL, CHALLENGER, version.number)
+    return version
+
+
+def _registered(store: Store, model_id: str) -> Version | None:
+    versions = (_version(found) for found in store.client.search_model_versions(f"name = '{MODEL}'"))
+    return next((version for version in versions if version.tags.get("model.id") == model_id), None)
+
+
+def _register(store: Store, run: Run, model_id: str, known: Mapping[str, str]) -> Version:
+    _make_model(store)
+    location = store.client.get_logged_model(model_id).artifact_location
+    tags = {name: known[name] for name in KEPT if name in known} | {"model.id": model_id}
+    created = store.client.create_model_version(MODEL, location, run.run_id, tags, model_id=model_id)
+    return _version(created)
+
+
+def _make_model(store: Store) -> None:
+    try:
+        store.client.create_registered_model(MODEL, description="Reads photographs of handwritten digits, and fields")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def promote(store: Store, gate: Mapping[str, str]) -> Version:
+    """Move ``champion`` to the challenger and keep the old champion as ``previous``; the caller has seen it pass.
+
+    ``gate`` is what the gate has to say, such as its verdict and the base; it is kept in the version's tags as
+    ``gate.*``, beside who promoted it and when. Promoting the champion again changes nothing.
+    """
+    challenger, champion = need(store, CHALLENGER), find(store, CHAMPION)
+    if champion and champion.number == challenger.number:
+        return champion
+    tags = {f"gate.{name}": value for name, value in gate.items()} | _signed("promoted")
+    _tag(store, challenger, tags | {"promoted.over": champion.number if champion else ""})
+    if champion:  # first, so that whatever happens in between there is a champion
+        store.client.set_registered_model_alias(MODEL, PREVIOUS, champion.number)
+    store.client.set_registered_model_alias(MODEL, CHAMPION, challenger.number)
+    return need(store, CHAMPION)
+
+
+def rollback(store: Store) -> Version:
+    """Let champion and previous change places, so that a second rollback undoes the first; return the new champion."""
+    champion, previous = need(store, CHAMPION), find(store, PREVIOUS)
+    if not previous:
+        raise UserError(f"models:/{MODEL}@{PREVIOUS}: no version was champion before {champion}")
+    _tag(store, champion, _signed("rolled_back"))
+    store.client.set_registered_model_alias(MODEL, CHAMPION, previous.number)
+    store.client.set_registered_model_alias(MODEL, PREVIOUS, champion.number)
+    return need(store, CHAMPION)
+
+
+def _signed(deed: str) -> dict[str, str]:
+    return {f"{deed}.by": getpass.getuser(), f"{deed}.at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _tag(store: Store, version: Version, tags: Mapping[str, str]) -> None:
+    for name, value in tags.items():
+        store.client.set_model_version_tag(MODEL, version.number, name, value)
+
+
+def reports_of(store: Store, version: Version) -> Callable[[str], bytes | None]:
+    """Return what gives the bytes of a version's reports and params.yaml by their path here, or None."""
+    return lambda path: tracking.Run(store, version.run_id).read(path)

@@ -1,0 +1,121 @@
+"""The model as a service: photographs or 28x28 fields in, digits with probabilities and verdicts out (no TensorFlow).
+
+MLflow loads this module from the copy that it keeps beside the model's files, `mlflow models serve` behind HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+from pipeline import photo, reading
+from pipeline.classifier import Classifier
+from pipeline.reading import Digit, Reading
+
+FIELD = (photo.FIELD, photo.FIELD)
+
+
+def _load_pyfunc(models: str) -> Service:
+    """Return the service of the model whose files are in the folder ``models``: MLflow asks for this name."""
+    return Service(Classifier.load(Path(models)))
+
+
+class BadImageError(MlflowException):
+    """An image cannot be read: HTTP status 400, with the reason."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"image {number}: {reason}", BAD_REQUEST)
+
+
+class Service:
+    """What answers; ``mlflow models serve`` calls it from several threads."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._lock = threading.Lock()  # a LiteRT interpreter answers one at a time
+
+    def predict(self, images: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Answer each row of the column ``image``, in order.
+
+        A photograph is an image file as bytes or base64; a field is 28 rows of 28 values 0 to 255, white ink on black,
+        as MNIST prepares them. With ``params`` ``{"one": true}`` each photograph holds one digit: take the one that it
+        is about. Raises ``BadImageError`` for the first image that cannot be read.
+        """
+        one = bool((params or {}).get("one"))
+        return [self._answer(number, image, one=one) for number, image in enumerate(_images(images["image"]), 1)]
+
+    def _answer(self, number: int, image: object, *, one: bool) -> dict[str, Any]:
+        try:
+            if isinstance(image, str | bytes):
+                picture = photo.open_picture(image if isinstance(image, bytes) else decode(image))
+                with self._lock:
+                    return describe((reading.read_one if one else reading.read)(picture, self._classifier))
+            field = check_field(image)
+        except (photo.UnreadableError, ValueError) as error:
+            raise BadImageError(number, str(error)) from None
+        with self._lock:
+            return describe(read_field(field, self._classifier))
+
+
+def _images(column: pd.Series) -> Iterator[object]:
+    """Yield the images: MLflow makes one row of ``{"image": [text, text]}``."""
+    for value in column:
+        if isinstance(value, list) and value and all(isinstance(each, str | bytes) for each in value):
+            yield from value
+        else:
+            yield value
+
+
+def decode(text: str) -> bytes:
+    """Return the bytes of base64, also of a data URL; raise ``ValueError`` for anything else."""
+    try:
+        return base64.b64decode(text.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("not base64; expected an image file as base64, or 28 x 28 values") from None
+
+
+def check_field(values: object) -> np.ndarray:
+    """Return a field as uint8 [28, 28]; raise ``ValueError`` that says what was expected."""
+    try:
+        field = np.asarray(values, float)
+    except (ValueError, TypeError):
+        field = np.empty(0)
+    if field.shape != FIELD:
+        raise ValueError("expected an image file as bytes or base64, or 28 rows of 28 numbers")
+    if not ((field >= 0) & (field <= 255) & (field == field.round())).all():
+        raise ValueError("expected whole numbers from 0 (paper) to 255 (ink)")
+    return field.astype(np.uint8)
+
+
+def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
+    """Read a field, uint8 [28, 28], as it is."""
+    probabilities = classifier.probabilities(field[None])[0]
+    best, verdict = int(probabilities.argmax()), classifier.verdict(probabilities)
+    if verdict == "no digit":
+        return Reading((), verdict, "the field is not like a digit")
+    digit = Digit(best, float(probabilities[best]), verdict, (0, 0, *FIELD), field, probabilities)
+    return Reading((digit,), verdict, "" if verdict == "digit" else f"a {best} at most, and not like one")
+
+
+def describe(found: Reading) -> dict[str, Any]:
+    """Return a reading as what JSON can say."""
+    digits = [
+        {
+            "digit": digit.digit,
+            "probability": round(digit.probability, 4),
+            "verdict": digit.verdict,
+            "box": list(digit.box),
+            "probabilities": [round(value, 4) for value in digit.probabilities.tolist()],
+        }
+        for digit in found.digits
+    ]
+    return {"text": found.text, "verdict": found.verdict, "reason": found.reason, "digits": digits}
