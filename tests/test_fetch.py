@@ -138,7 +138,7 @@ def test_a_mirror_with_another_file_is_refused(mirror, given):
 
 def test_a_mirror_without_a_file_says_what_it_answered(mirror, given):
     (given / f"{NAMES[1]}.gz").unlink()
-    with pytest.raises(SourceError, match="^answered 404 File not found$"):
+    with pytest.raises(SourceError, match=r"^answered 404 File not found$"):
         fetch.from_mirror(mirror)
 
 
