@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged asynchronously is lost at a kill
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import psutil
 import yaml
 from filelock import FileLock
@@ -171,7 +172,7 @@ class Run:
         from mlflow import pyfunc
         from mlflow.models import Model
 
-        tags = {"code.sha256": files.digest_files(SERVED)}
+        tags = {"serving.sha256": files.digest_files(SERVED)}
         kept = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
         about = Model(kept.artifact_location, self.run_id, model_uuid=kept.model_id, model_id=kept.model_id)
         with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +193,7 @@ class Run:
 
     def find_model(self) -> str | None:
         """Return the id of the newest model logged for this run with the code that reads photographs as it is now."""
-        condition = f"source_run_id = '{self.run_id}' AND tags.`code.sha256` = '{files.digest_files(SERVED)}'"
+        condition = f"source_run_id = '{self.run_id}' AND tags.`serving.sha256` = '{files.digest_files(SERVED)}'"
         found = self.client.search_logged_models([self.store.experiment_id], condition)
         return next((logged.model_id for logged in found if logged.status == "READY"), None)
 
