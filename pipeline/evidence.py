@@ -135,12 +135,12 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def default_base(revision: str = "HEAD") -> str:
-    """Return the commit to compare with: the merge base with `main`, or on `main` itself what came before.
+def default_base(revision: str = "") -> str:
+    """Return the commit to compare ``revision``, or the workspace, with: the merge base with `main`.
 
-    That is the last commit for changes that are not committed, and the first parent for those that are.
+    On `main` itself it is what came before: the last commit for changes that are not committed, else the first parent.
     """
-    head = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    head = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision or 'HEAD'}^{{commit}}")
     main = next((name for name in MAIN if git("rev-parse", "--verify", "--quiet", name)), "")
     if not head or not main:
         raise IncomparableError(f"no commit or no {' or '.join(MAIN)} here; name a base: --against REVISION")
@@ -151,7 +151,7 @@ def default_base(revision: str = "HEAD") -> str:
         )
     if merge_base != head:
         return merge_base
-    if revision == "HEAD" and git("status", "--porcelain", "--untracked-files=no"):
+    if not revision and git("status", "--porcelain", "--untracked-files=no"):
         return head
     parent = git("rev-parse", "--verify", "--quiet", f"{head}~1")
     if not parent:

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
     revision = wanted.revision
     challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
-    base = attempt(lambda: evidence.of_revision(wanted.against or evidence.default_base(revision or "HEAD")))
+    base = attempt(lambda: evidence.of_revision(wanted.against or evidence.default_base(revision)))
     checks = [*([] if revision else [lock(dvc_status())]), *decide(challenger, base, limits)]
     files.write_text(PAGE, render(checks, challenger, base))
     print(describe(checks))
@@ -78,7 +78,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.gate", description="Does this change make it worse?")
-    parser.add_argument("revision", nargs="?", help="judge this revision, from git alone; default the workspace")
+    parser.add_argument(
+        "revision", nargs="?", default="", help="judge this revision, from git alone; default the workspace"
+    )
     parser.add_argument("--against", metavar="REVISION", help="the base; default the merge base with main")
     return parser.parse_args(arguments)
 
