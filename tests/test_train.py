@@ -1,0 +1,139 @@
+"""Training survives being killed, tells MLflow the truth, and repeats nothing that was done."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Project, environment
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def prepared(small_project: Project) -> Project:
+    small_project.set(**{"train.epochs": 12, "train.patience": 12, "train.threads": 1})
+    small_project.dvc("repro", "preprocess")
+    return small_project
+
+
+def runs(project: Project) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{project.root}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
+
+
+def statuses(project: Project) -> list[str]:
+    return [run.info.status for run in runs(project)]
+
+
+def epochs(project: Project) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in project.root.glob(".checkpoints/*/*.epoch")}
+
+
+def start(project: Project, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(prepared: Project, tmp_path: Path) -> None:
+    unbroken = prepared.copy(tmp_path / "unbroken")
+    unbroken.dvc("repro", "train")
+    killed = start(prepared, "dvc", "repro", "train")
+    wait_for(lambda: len(epochs(prepared)) >= 2, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = epochs(prepared)
+    assert len(before) < 12
+    prepared.dvc("repro", "train")
+    assert epochs(prepared).items() >= before.items()
+    for name in ("dvc.lock", "reports/train.json", "reports/history.csv"):
+        assert (prepared.root / name).read_bytes() == (unbroken.root / name).read_bytes(), name
+    assert statuses(prepared) == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_cleanly_and_says_how_to_go_on(prepared: Project, number: int, status: int) -> None:
+    stopped = start(prepared, sys.executable, "-m", "pipeline.train")
+    wait_for(lambda: epochs(prepared), stopped)
+    os.kill(stopped.pid, number)
+    said = stopped.communicate()[1]
+    assert stopped.returncode == status
+    assert said.strip().splitlines()[-1].endswith("`dvc repro` goes on from the last finished epoch.")
+    assert "Traceback" not in said
+    assert statuses(prepared) == ["KILLED"]
+
+
+def test_less_patience_after_more_trains_nothing(made_project: Project) -> None:
+    before, history = epochs(made_project), (made_project.root / "reports/history.csv").read_text()
+    made_project.set(**{"train.patience": 1, "train.epochs": 2})
+    made_project.stage("train")
+    assert epochs(made_project) == before
+    assert history.startswith((made_project.root / "reports/history.csv").read_text())
+
+
+def test_a_run_shows_the_whole_training(made_project: Project) -> None:
+    (run,) = runs(made_project)
+    report = made_project.json("train.json")
+    assert report["parameters"] == 53_578
+    assert run.data.tags["model.sha256"] == report["model_sha256"]
+    assert run.data.metrics["best_val_accuracy"] == report["best_val_accuracy"]
+    client = MlflowClient(f"sqlite:///{made_project.root}/mlruns/mlflow.db")
+    points = client.get_metric_history(run.info.run_id, "val_loss")
+    rows = (made_project.root / "reports/history.csv").read_text().splitlines()[1:]
+    assert [(str(point.step), str(point.value)) for point in points] == [
+        (row.split(",")[0], row.split(",")[3]) for row in rows
+    ]
+
+
+def test_a_store_out_of_reach_is_said_before_training(prepared: Project) -> None:
+    command = [sys.executable, "-m", "pipeline.train"]
+    done = prepared.run(*command, status=2, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.stderr.startswith("error: MLFLOW_TRACKING_URI=http://127.0.0.1:9: no answer")
+    assert len(done.stderr.splitlines()) == 1
+    assert epochs(prepared) == {}
+
+
+def test_a_lost_store_is_made_anew_from_the_reports(made_project: Project) -> None:
+    subprocess.run(["rm", "-r", "mlruns"], cwd=made_project.root, check=True)
+    made_project.dvc("repro", "--force", "--single-item", "evaluate")
+    (run,) = runs(made_project)
+    assert run.data.tags["restored"] == "true"
+    assert run.data.tags["model.sha256"] == made_project.json("train.json")["model_sha256"]
+    assert run.data.metrics["test_accuracy"] == made_project.json("metrics.json")["test_accuracy"]
+
+
+def test_the_test_result_joins_the_run_of_its_model(made_project: Project) -> None:
+    (run,) = runs(made_project)
+    assert "restored" not in run.data.tags
+    assert run.data.metrics["test_accuracy"] == made_project.json("metrics.json")["test_accuracy"]
+    assert f"{made_project.json('metrics.json')['test_accuracy']:.4f}" in run.data.tags["mlflow.note.content"]
+
+
+def test_bad_parameters_end_it_before_anything_is_lost(made_project: Project) -> None:
+    before = (made_project.root / "models/digits.keras").read_bytes()
+    made_project.set(**{"train.dropout": 1.5})
+    said = made_project.stage("train", status=2).stderr
+    assert said.startswith("error: params.yaml: train.dropout")
+    assert len(said.splitlines()) == 1
+    assert (made_project.root / "models/digits.keras").read_bytes() == before
