@@ -98,6 +98,8 @@ def check_field(values: object) -> np.ndarray:
 
 def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
     """Read a field, uint8 [28, 28], as it is."""
+    if not field.any():
+        return Reading((), "no digit", "no ink")
     probabilities = classifier.probabilities(field[None])[0]
     best, verdict = int(probabilities.argmax()), classifier.verdict(probabilities)
     if verdict == "no digit":

@@ -231,7 +231,6 @@ def _copied(paths: Iterable[Path], folder: Path) -> str:
 
 def _interface() -> dict[str, Any]:
     """Return the signature of a logged model and an example of what it takes: a photograph of a one."""
-    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
@@ -244,7 +243,7 @@ def _interface() -> dict[str, Any]:
     photograph, content = Image.new("L", (64, 64), 255), io.BytesIO()
     photograph.paste(0, (29, 12, 35, 52))
     photograph.save(content, "PNG")
-    example = pd.DataFrame({"image": [base64.b64encode(content.getvalue()).decode()]})
+    example = [{"image": base64.b64encode(content.getvalue()).decode()}]
     return {"signature": signature, "input_example": example}
 
 
