@@ -42,6 +42,7 @@ class Augment(Section):
     """What photographs do to the digits that are learned from; 0 switches each effect off."""
 
     share: Whole
+    european: Whole
     rotation: Whole
     shear: Whole
     scale: Share

@@ -24,7 +24,7 @@ def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
     from pipeline import network
 
     archive, exported = network.export(epoch.weights, train.dropout)
-    degraded = augmentation.degrade(digits.val_images, seed=train.seed, settings=train.augment)
+    degraded = augmentation.degrade(digits.val_images, digits.val_labels, seed=train.seed, settings=train.augment)
     uncalibrated = Classifier(exported, Calibration(temperature=1, threshold=0))
     calibration = fit_calibration(uncalibrated.log_probabilities(degraded), digits.val_labels)
     return {

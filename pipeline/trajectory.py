@@ -104,7 +104,7 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
 
 def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of one epoch: digits changed as photographs do, and non-digits, labelled 10."""
-    changed = augmentation.augment(digits.images, seed=train.seed, epoch=epoch, settings=train.augment)
+    changed = augmentation.augment(digits.images, digits.labels, seed=train.seed, epoch=epoch, settings=train.augment)
     extra = strangers(train, len(digits.labels))
     if not extra:
         return changed, digits.labels

@@ -19,6 +19,11 @@ def settings(**strengths: float) -> config.Augment:
     return config.Augment.model_validate(OFF | {"share": 1.0} | strengths)
 
 
+def labels_of(fields: np.ndarray) -> np.ndarray:
+    """Call rings eights, and bars ones, in turn sevens."""
+    return np.resize(np.array([8, 1, 8, 7], np.uint8), len(fields))
+
+
 @pytest.fixture(scope="module")
 def digits() -> np.ndarray:
     """Rings and bars, about as large and as bright as MNIST's digits."""
@@ -35,53 +40,55 @@ def centres(images: np.ndarray) -> np.ndarray:
 
 
 def test_the_same_seed_and_epoch_give_the_same_digits(digits: np.ndarray) -> None:
-    first = augment(digits, seed=1, epoch=2, settings=ALL)
-    assert np.array_equal(first, augment(digits, seed=1, epoch=2, settings=ALL))
+    first = augment(digits, labels_of(digits), seed=1, epoch=2, settings=ALL)
+    assert np.array_equal(first, augment(digits, labels_of(digits), seed=1, epoch=2, settings=ALL))
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 3), (2, 2)])
 def test_another_seed_or_epoch_gives_other_digits(digits: np.ndarray, seed: int, epoch: int) -> None:
-    first = augment(digits, seed=1, epoch=2, settings=ALL)
-    assert not np.array_equal(first, augment(digits, seed=seed, epoch=epoch, settings=ALL))
+    first = augment(digits, labels_of(digits), seed=1, epoch=2, settings=ALL)
+    assert not np.array_equal(first, augment(digits, labels_of(digits), seed=seed, epoch=epoch, settings=ALL))
 
 
 def test_every_machine_draws_these_bits(digits: np.ndarray) -> None:
     everything = np.concatenate([
-        augment(digits, seed=1, epoch=1, settings=settings(**EFFECTS)),
+        augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**EFFECTS, european=1.0)),
         non_digits(300, seed=1, epoch=1, images=digits),
     ])  # fmt: skip
-    assert hashlib.sha256(everything.tobytes()).hexdigest()[:16] == "a733b21c07b8e0e5"
+    assert hashlib.sha256(everything.tobytes()).hexdigest()[:16] == "e815aed2d048a290"
 
 
 def test_without_a_share_the_digits_stay_as_they_are(digits: np.ndarray) -> None:
-    assert np.array_equal(augment(digits, seed=1, epoch=1, settings=settings(**EFFECTS, share=0.0)), digits)
+    assert np.array_equal(
+        augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**EFFECTS, share=0.0)), digits
+    )
 
 
 def test_with_every_strength_at_0_the_digits_stay_as_they_are(digits: np.ndarray) -> None:
-    assert np.array_equal(augment(digits, seed=1, epoch=1, settings=settings()), digits)
+    assert np.array_equal(augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings()), digits)
 
 
 def test_the_share_is_that_of_the_digits_changed(digits: np.ndarray) -> None:
     many = np.tile(digits, (10, 1, 1))
-    changed = augment(many, seed=1, epoch=1, settings=settings(**EFFECTS, share=0.25)) != many
+    changed = augment(many, labels_of(many), seed=1, epoch=1, settings=settings(**EFFECTS, share=0.25)) != many
     assert changed.any((1, 2)).mean() == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_each_effect_alone_changes_digits_but_leaves_their_ink_to_be_seen(digits: np.ndarray, effect: str) -> None:
-    changed = augment(digits, seed=1, epoch=1, settings=settings(**{effect: EFFECTS[effect]}))
+    changed = augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**{effect: EFFECTS[effect]}))
     assert (changed != digits).any((1, 2)).mean() > 0.9
     assert (changed.astype(int).sum((1, 2)) > 0.3 * digits.astype(int).sum((1, 2))).all()
 
 
 def test_a_shift_moves_the_ink_at_most_so_far(digits: np.ndarray) -> None:
-    moved = centres(augment(digits, seed=1, epoch=1, settings=settings(shift=2.0))) - centres(digits)
+    moved = centres(augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(shift=2.0))) - centres(digits)
     assert 1.9 < np.abs(moved).max() < 2.05
     assert np.abs(moved.mean(0)).max() < 0.3
 
 
 def test_a_rotation_keeps_the_centre_and_the_amount_of_ink(digits: np.ndarray) -> None:
-    turned = augment(digits, seed=1, epoch=1, settings=settings(rotation=0.3))
+    turned = augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(rotation=0.3))
     assert np.abs(centres(turned) - centres(digits)).max() < 0.3
     ratio = turned.astype(float).sum((1, 2)) / digits.astype(float).sum((1, 2))
     assert np.abs(ratio - 1).max() < 0.15
@@ -90,44 +97,62 @@ def test_a_rotation_keeps_the_centre_and_the_amount_of_ink(digits: np.ndarray) -
 def test_digits_do_not_run_into_the_next_field() -> None:
     fields = np.zeros((300, 28, 28), np.uint8)
     fields[::2] = 255
-    bent = augment(fields, seed=1, epoch=1, settings=settings(shift=8.0, stroke=1.0, blur=1.0, ripple=2.0))
+    bent = augment(
+        fields, labels_of(fields), seed=1, epoch=1, settings=settings(shift=8.0, stroke=1.0, blur=1.0, ripple=2.0)
+    )
     assert not bent[1::2].any()
 
 
 def test_a_broken_stroke_only_loses_ink(digits: np.ndarray) -> None:
-    broken = augment(digits, seed=1, epoch=1, settings=settings(gaps=1.0))
+    broken = augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(gaps=1.0))
     assert (broken <= digits).all()
 
 
 @pytest.mark.parametrize("effect", ["lines", "neighbours"])
 def test_remains_only_add_ink_to_their_share_of_the_digits(digits: np.ndarray, effect: str) -> None:
     many = np.tile(digits, (10, 1, 1))
-    marked = augment(many, seed=1, epoch=1, settings=settings(**{effect: 0.3}))
+    marked = augment(many, labels_of(many), seed=1, epoch=1, settings=settings(**{effect: 0.3}))
     assert (marked >= many).all()
     assert (marked != many).any((1, 2)).mean() == pytest.approx(0.3, abs=0.04)
 
 
+def test_only_ones_and_sevens_are_written_in_the_european_way(digits: np.ndarray) -> None:
+    labels = labels_of(digits)
+    written = augment(digits, labels, seed=1, epoch=1, settings=settings(european=1.0))
+    changed = (written != digits).any((1, 2))
+    assert not changed[labels == 8].any()
+    assert changed[(labels == 1) | (labels == 7)].mean() > 0.95
+
+
+def test_a_european_one_has_more_ink_to_the_upper_left_and_stays_centred(digits: np.ndarray) -> None:
+    bars = digits[1::4]
+    written = augment(bars, np.ones(len(bars), np.uint8), seed=1, epoch=1, settings=settings(european=1.0))
+    assert (written.astype(int).sum((1, 2)) > bars.astype(int).sum((1, 2))).all()
+    assert np.abs(centres(written)[:, 0] - 14).max() <= 0.51
+    assert (written[:, :14, :12].sum((1, 2)) > written[:, 14:, :12].sum((1, 2))).mean() > 0.9
+
+
 def test_the_digits_given_are_not_written_to(digits: np.ndarray) -> None:
     before = digits.copy()
-    augment(digits, seed=1, epoch=1, settings=ALL)
+    augment(digits, labels_of(digits), seed=1, epoch=1, settings=ALL)
     non_digits(50, seed=1, epoch=1, images=digits)
     assert np.array_equal(digits, before)
 
 
 def test_degrading_changes_every_digit_whatever_the_share(digits: np.ndarray) -> None:
-    degraded = degrade(digits, seed=1, settings=ALL.model_copy(update={"share": 0.0}))
+    degraded = degrade(digits, labels_of(digits), seed=1, settings=ALL.model_copy(update={"share": 0.0}))
     assert (degraded != digits).any((1, 2)).all()
 
 
 def test_no_digits_become_no_digits(digits: np.ndarray) -> None:
-    assert augment(digits[:0], seed=1, epoch=1, settings=ALL).shape == (0, 28, 28)
+    assert augment(digits[:0], labels_of(digits[:0]), seed=1, epoch=1, settings=ALL).shape == (0, 28, 28)
     assert non_digits(0, seed=1, epoch=1, images=digits).shape == (0, 28, 28)
 
 
 def test_more_digits_than_one_chunk_are_all_changed(digits: np.ndarray) -> None:
     many = np.tile(digits, (13, 1, 1))
     assert len(many) > 2 * augmentation.CHUNK
-    assert (degrade(many, seed=1, settings=ALL) != many).any((1, 2)).all()
+    assert (degrade(many, labels_of(many), seed=1, settings=ALL) != many).any((1, 2)).all()
 
 
 def test_non_digits_are_seeded_and_new_in_each_epoch(digits: np.ndarray) -> None:
@@ -157,5 +182,5 @@ def test_letters_come_in_several_fonts_and_fill_the_box() -> None:
 def test_an_epoch_of_digits_takes_a_few_seconds_at_most(digits: np.ndarray) -> None:
     many = np.tile(digits, (24, 1, 1))
     start = time.process_time()
-    degrade(many, seed=1, settings=ALL)
+    degrade(many, labels_of(many), seed=1, settings=ALL)
     assert time.process_time() - start < 1  # a tenth of an epoch; 0.3 s measured
