@@ -1,0 +1,141 @@
+"""The network is the article's, its fast form is the same function, and its export is the same bytes."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline import config
+from pipeline.classifier import Calibration, Classifier
+from pipeline.console import UserError
+
+pytestmark = pytest.mark.slow  # TensorFlow takes seconds to import
+ARTICLE = {  # the summary that the article prints
+    "conv2d": (26, 26, 64),
+    "max_pooling2d": (13, 13, 64),
+    "dropout": (13, 13, 64),
+    "conv2d_1": (11, 11, 64),
+    "max_pooling2d_1": (5, 5, 64),
+    "dropout_1": (5, 5, 64),
+    "flatten": (1600,),
+    "dense": (10,),
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    from pipeline import network
+
+    network.use_threads(1)  # before the first operation settles the count
+    return network
+
+
+@pytest.fixture
+def train() -> config.Train:
+    changes = {"epochs": 2, "batch_size": 32, "threads": 1, "average": 0.9, "precision": "float32"}
+    return config.load().train.model_copy(update=changes)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (96, 28, 28), np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return (np.arange(96) % 10).astype(np.uint8)
+
+
+def weights_of(model) -> list[np.ndarray]:
+    return [weight.numpy() for weight in model.trainable_variables]
+
+
+def test_it_has_the_articles_layers_shapes_and_parameters(network) -> None:
+    model = network.build(0.2)
+    shapes = {layer.name: layer.output.shape[1:] for layer in model.layers if layer.name in ARTICLE}
+    assert shapes == ARTICLE
+    assert list(shapes) == list(ARTICLE)
+    assert model.count_params() == network.PARAMETERS == 53_578
+
+
+def test_the_fast_form_is_the_same_function(network, images: np.ndarray) -> None:
+    model = network.build(0.2, seed=3)
+    rng = np.random.default_rng(1)
+    for weight in model.trainable_variables:  # biases start at zero: they must count
+        weight.assign(weight.numpy() + rng.normal(0, 0.05, weight.shape))
+    logits = network.forward([network.tf.Variable(weight) for weight in weights_of(model)], images[..., None])
+    theirs = model.predict(images[..., None], verbose=0)
+    np.testing.assert_allclose(network.tf.nn.softmax(logits).numpy(), theirs, atol=2e-5)
+
+
+def test_a_step_is_that_of_keras_adam(network, train: config.Train, images: np.ndarray, labels: np.ndarray) -> None:
+    train = train.model_copy(update={"dropout": 0.0, "batch_size": 96, "average": 0.0})
+    model = network.build(0.0, seed=train.seed)
+    model.compile(network.keras.optimizers.Adam(train.learning_rate), "sparse_categorical_crossentropy")
+    model.fit(images[..., None], labels, batch_size=96, epochs=1, verbose=0)
+    learner = network.Learner(train, steps=1)
+    learner.learn(images, labels, epoch=1)
+    for ours, theirs in zip(learner.weights, weights_of(model), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-4)
+    moved = np.abs(learner.weights[2].numpy() - weights_of(network.build(0.0, seed=train.seed))[2]).max()
+    assert moved > 9e-4  # Adam's first step is one rate long
+
+
+def test_fields_without_a_digit_pull_towards_equal_answers(network, train: config.Train, images: np.ndarray) -> None:
+    train = train.model_copy(update={"learning_rate": 0.01, "average": 0.0})
+    learner = network.Learner(train, steps=3)
+    labels = np.full(96, 10, np.uint8)
+    labels[0] = 5  # the loss is that of the digits, and there must be one
+    for epoch in range(1, 6):
+        learner.learn(images, labels, epoch)
+    answers = network.tf.nn.softmax(network.forward(learner.weights, images[1:, ..., None])).numpy()
+    assert answers.max() < 0.3
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(
+    network, train: config.Train, images: np.ndarray, labels: np.ndarray
+) -> None:
+    def walked(seed: int) -> bytes:
+        learner = network.Learner(train.model_copy(update={"seed": seed}), steps=3)
+        learner.learn(images, labels, epoch=1)
+        return b"".join(value.tobytes() for value in learner.state().values())
+
+    assert walked(1) == walked(1)
+    assert walked(1) != walked(2)
+
+
+def test_the_average_trails_the_weights(network, train: config.Train, images: np.ndarray, labels: np.ndarray) -> None:
+    learner = network.Learner(train, steps=3)
+    learner.learn(images, labels, epoch=1)
+    start = np.concatenate([weight.ravel() for weight in weights_of(network.build(train.dropout, seed=train.seed))])
+    weights, average = (
+        np.concatenate([each.numpy().ravel() for each in variables]) for variables in (learner.weights, learner.average)
+    )
+    assert 0 < np.linalg.norm(average - start) < np.linalg.norm(weights - start)
+
+
+def test_an_export_repeats_to_the_byte_and_holds_no_date(network) -> None:
+    weights = weights_of(network.build(0.2, seed=1))
+    assert network.export(weights, 0.2) == network.export(weights, 0.2)
+    archive = zipfile.ZipFile(io.BytesIO(network.export(weights, 0.2)[0]))
+    assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
+    assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_exports_answer_as_the_network_does(network, images: np.ndarray, tmp_path) -> None:
+    model = network.build(0.2, seed=1)
+    archive, exported = network.export(weights_of(model), 0.2)
+    answers = model.predict(images[..., None], verbose=0)
+    lite = Classifier(exported, Calibration(temperature=1, threshold=0)).raw(images)
+    np.testing.assert_allclose(lite, answers, atol=1e-5)
+    (tmp_path / "digits.keras").write_bytes(archive)
+    again = network.keras.models.load_model(tmp_path / "digits.keras").predict(images[..., None], verbose=0)
+    np.testing.assert_array_equal(again, answers)
+
+
+def test_another_thread_count_in_one_process_is_refused(network) -> None:
+    network.tf.constant(0) + 1
+    with pytest.raises(UserError, match=r"train\.threads: this process already computes with another count than 3"):
+        network.use_threads(3)
