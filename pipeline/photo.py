@@ -129,13 +129,27 @@ def ink_of(grey: np.ndarray) -> Ink:
     """
     small = _small(grey)
     white = _is_white(small)
-    kernel = _disc(max(3, round(0.3 * min(small.shape)) | 1))
-    paper = cv2.morphologyEx(255 - small if white else small, cv2.MORPH_CLOSE, kernel)
-    paper = cv2.GaussianBlur(paper.astype(np.float32), (0, 0), 0.02 * min(small.shape) + 0.5)
+    dark = 255 - small if white else small
+    paper = _paper_of(dark, 0.3 * min(small.shape))
+    stroke = _stroke_width(1 - np.minimum(dark / np.maximum(paper, 1), 1))
+    paper = _paper_of(dark, float(np.clip(4 * stroke, 0.1 * min(small.shape), 0.3 * min(small.shape))))
     paper = np.maximum(cv2.resize(paper, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), 1)
     strength = np.clip(1 - (255 - grey if white else grey) / paper, 0, 1).astype(np.float32)
     level, noise = _bare(strength)
     return Ink(np.maximum(strength - level, 0), noise, white)
+
+
+def _paper_of(dark: np.ndarray, width: float) -> np.ndarray:
+    """Return the paper under ink whose strokes are narrower than ``width``."""
+    paper = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, _disc(max(3, round(width) | 1)))
+    return cv2.GaussianBlur(paper.astype(np.float32), (0, 0), 1.0)
+
+
+def _stroke_width(strength: np.ndarray) -> float:
+    """Return the usual width of strokes, level or upright, in ink that is not yet free of shadows."""
+    mask = strength > max(FAINT, 0.5 * float(np.quantile(strength, 0.99)))
+    runs, across = runs_of(mask), runs_of(mask.T)
+    return min(_typical(runs, runs.length > 0), _typical(across, across.length > 0))
 
 
 def _is_white(small: np.ndarray) -> bool:
@@ -367,6 +381,9 @@ def _on_curve(
     return line
 
 
+PALE = (0.15, 0.25)  # of the ink's darkness: how dark a printed line may be
+
+
 @dataclass(frozen=True)
 class Piece:
     """A connected piece of ink: its ``name`` in ``Page.names``, box, area, and whether it meets a line or the edge."""
@@ -388,20 +405,28 @@ class Page:
     peak: float
 
 
-def page_of(ink: Ink, share: float) -> Page:
-    """Find the pieces of ink in a picture; ``share`` of the ink's darkness is where ink begins."""
-    mask = mask_of(ink, peak_of(ink), share)
-    kept = mask & ~lines_of(mask)
-    peak = peak_of(ink, kept)
-    if peak < 0.7 * peak_of(ink) and peak > 0:
-        mask = mask_of(ink, peak, share)
-        kept = mask & ~lines_of(mask)
-    pieces, names = _pieces(kept, mask & ~kept)
+def pages_of(ink: Ink, shares: tuple[float, ...]) -> list[Page]:
+    """Find the pieces of ink in a picture, once for each share of the ink's darkness at which ink may begin."""
+    peak = peak_of(ink)
+    lines = _all_lines(ink, peak)
+    paler = peak_of(ink, mask_of(ink, peak, PALE[-1]) & ~lines)
+    if 0 < paler < 0.7 * peak:
+        peak = paler
+        lines |= _all_lines(ink, peak)
+    return [_page(ink, lines, mask_of(ink, peak, share)) for share in shares]
+
+
+def _all_lines(ink: Ink, peak: float) -> np.ndarray:
+    return np.logical_or.reduce([lines_of(mask_of(ink, peak, share)) for share in PALE])
+
+
+def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
+    kept = mask & ~lines
+    pieces, names = _pieces(kept, mask & lines)
     if not pieces:
         kept, (pieces, names) = mask, _pieces(mask, np.zeros_like(mask))
-    stroke = stroke_of(kept)
     peak = peak_of(ink, kept)
-    return Page(_levels(ink, peak), names, pieces, stroke, peak)
+    return Page(_levels(ink, peak), names, pieces, stroke_of(kept), peak)
 
 
 def _levels(ink: Ink, peak: float) -> np.ndarray:

@@ -59,16 +59,14 @@ class Group:
 
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
-    ink = photo.ink_of(picture.grey)
-    page = photo.page_of(ink, SHARES[1])
+    page = photo.pages_of(photo.ink_of(picture.grey), SHARES[1:2])[0]
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
     return _judge(picture, page, groups, [[group.field] for group in groups], classifier)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
     """Read the one digit that a picture is about, prepared in several ways whose answers are averaged."""
-    ink = photo.ink_of(picture.grey)
-    pages = [photo.page_of(ink, share) for share in SHARES]
+    pages = photo.pages_of(photo.ink_of(picture.grey), SHARES)
     groups = [group for page in pages for group in _main_groups(page)]
     return _judge(picture, pages[1], groups[:1], [[group.field for group in groups]], classifier)
 
