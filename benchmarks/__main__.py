@@ -1,0 +1,71 @@
+"""Measure what the README says of speed and memory, and write it into benchmarks/README.md.
+
+    python -m benchmarks [--quick]
+
+Every part is a module of its own and can be run alone. The quick mode ends within five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline import console, files, tracking, trajectory
+
+REPORT = Path("benchmarks/README.md")
+PARTS: dict[
+    str, tuple[str, list[str], list[str]]
+] = {  # title: (module, its arguments in the quick mode, its arguments otherwise)
+    "A training step": ("benchmarks.step", ["--rounds", "3", "--steps", "20"], []),
+    "The workflow": ("benchmarks.workflow", ["--rounds", "1", "--train", "2000"], []),
+    "Sweeps": ("benchmarks.sweep", ["--quick"], []),
+    "The gate": ("benchmarks.gate", [], []),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run every part and write the report; the quick mode only prints."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and digits; prints, and writes nothing")
+    quick = parser.parse_args(arguments).quick
+    parts = [f"# Benchmarks\n\n{machine()}\n"]
+    for title, (module, short, full) in PARTS.items():
+        command = [sys.executable, "-m", module, *(short if quick else full)]
+        print(f"== {title}: {' '.join(command[1:])}", file=sys.stderr)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise console.UserError(f"{module} ended with status {done.returncode}", status=1)
+        parts.append(f"## {title}\n\n`python -m {' '.join(command[2:])}`\n\n{done.stdout.strip()}\n")
+    report = "\n".join(parts)
+    if quick:
+        print(report)
+    else:
+        files.write_text(REPORT, report)
+
+
+def machine() -> str:
+    """Return the machine and the versions in a sentence."""
+    versions = ", ".join(f"{name} {version(name)}" for name in tracking.PACKAGES)
+    return (
+        f"Measured on {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Medians."
+    )
+
+
+def processor() -> str:
+    """Return the processor's name and the vector units that decide its speed and its bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name} ({' '.join(trajectory.processor())})"
+
+
+if __name__ == "__main__":
+    console.run(main)
