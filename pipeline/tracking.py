@@ -11,12 +11,14 @@ import logging
 import os
 import platform
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ class Store:
 
     def runs(self, condition: str) -> list[MlflowRun]:
         """Return the runs of the experiment that meet an MLflow filter, newest first."""
-        return list(self.client.search_runs([self.experiment_id], condition, order_by=["attributes.start_time DESC"]))
+        order = ["attributes.start_time DESC"]
+        return list(self.client.search_runs([self.experiment_id], condition, max_results=50_000, order_by=order))
 
 
 def store_uri() -> str:
@@ -59,9 +62,9 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.workspace() / 'mlruns' / 'mlflow.db'}"
 
 
-def open_store() -> Store:
+def open_store(uri: str = "") -> Store:
     """Open the store, made when it is not there; close runs whose process died; raise ``UserError`` if out of reach."""
-    uri = store_uri()
+    uri = uri or store_uri()
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -70,7 +73,7 @@ def open_store() -> Store:
         else:
             _reach(uri)
             store = _open(uri, artifacts=None)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
     close_stale(store)
@@ -81,6 +84,10 @@ def _open_local(uri: str) -> Store:
     folder = Path(uri.removeprefix("sqlite:///")).parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
+        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+            database.execute(
+                "PRAGMA journal_mode = WAL"
+            )  # halves the time of a write; readers and a writer do not wait
         return _open(uri, artifacts=(folder / "artifacts").as_uri())
 
 
@@ -158,6 +165,12 @@ class Run:
         """Log files as artifacts under ``folder``."""
         for path in paths:
             self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_bytes(self, content: bytes, path: str) -> None:
+        """Log an artifact as it is: text would lose its own ends of line."""
+        with tempfile.TemporaryDirectory() as folder:
+            files.write_bytes(Path(folder, path), content)
+            self.client.log_artifact(self.run_id, str(Path(folder, path)))
 
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
@@ -287,9 +300,15 @@ NAMED = {f"train.{name}" for name in ("batch_size", "dropout", "patience", "epoc
 
 
 @contextlib.contextmanager
-def training(store: Store, params: Params, data_sha256: str, parent: str = "") -> Iterator[Run]:
+def training(store: Store, params: Params, data_sha256: str) -> Iterator[Run]:
     """Open the run of a training; it ends FINISHED, KILLED by a signal, or FAILED with the error in its tags."""
-    run = start(store, params, digests(params, data_sha256), parent)
+    with ending(start(store, params, digests(params, data_sha256))) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def ending(run: Run) -> Iterator[Run]:
+    """End a run with the block: FINISHED, KILLED by a signal, or FAILED with the error in its tags."""
     try:
         yield run
     except BaseException as error:
@@ -298,27 +317,83 @@ def training(store: Store, params: Params, data_sha256: str, parent: str = "") -
     run.end("FINISHED")
 
 
-def start(store: Store, params: Params, digests: Mapping[str, str], parent: str = "") -> Run:
-    """Create the run of a training with all that is known before the first step."""
-    patch, commit = uncommitted(), _git("rev-parse", "HEAD").strip()
+def start(
+    store: Store,
+    params: Params,
+    digests: Mapping[str, str],
+    *,
+    name: str = "",
+    parent: str = "",
+    origin: Origin | None = None,
+) -> Run:
+    """Create the run of a training with all that is known before the first step.
+
+    A sweep gives its trials a ``name``, its own run as ``parent``, and one ``origin`` for all.
+    """
+    origin = origin or find_origin()
+    tags = {**_dotted(digests), **origin.tags, **({"mlflow.parentRunId": parent} if parent else {})}
+    created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
+    run = Run(store, created.info.run_id)
+    run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
+    run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+    run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
+    if origin.patch:
+        run.log_bytes(origin.patch, PATCH)
+    return run
+
+
+@contextlib.contextmanager
+def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: Origin) -> Iterator[Run]:
+    """Open the parent run of a sweep, the one that was interrupted where there is one; it ends as `training`'s does.
+
+    ``digests`` name the sweep by ``sweep_id``.
+    """
+    found = store.runs(f"tags.`sweep.id` = '{digests['sweep_id']}' and attributes.status != 'RUNNING'")
+    if found:
+        run = Run(store, found[0].info.run_id)
+        store.client.update_run(run.run_id, status="RUNNING")
+        run.tag({**origin.tags, "error": ""})
+    else:
+        name = f"sweep of {', '.join(params.sweep.parameters)}"
+        created = store.client.create_run(store.experiment_id, tags=_dotted(digests) | origin.tags, run_name=name)
+        run = Run(store, created.info.run_id)
+        space = {f"sweep.{name}": json.dumps(values) for name, values in params.sweep.parameters.items()}
+        store.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
+        store.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+    with ending(run):
+        yield run
+
+
+def finished_children(store: Store, parent: Run) -> dict[str, MlflowRun]:
+    """Return the finished runs of a sweep by the digest of their parameters."""
+    found = store.runs(f"tags.`mlflow.parentRunId` = '{parent.run_id}' and attributes.status = 'FINISHED'")
+    return {run.data.tags["params.sha256"]: run for run in found}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where runs of this process come from: commit, DVC experiment, machine, process; and what is not committed."""
+
+    tags: dict[str, str]
+    patch: bytes
+
+
+def find_origin() -> Origin:
+    """Return where a run that starts now comes from."""
+    patch, commit = uncommitted(), _git("rev-parse", "HEAD").decode().strip()
     tags = {
-        **{name.replace("_", "."): value for name, value in digests.items()},
         "git.commit": commit,
         "mlflow.source.git.commit": commit,
         "mlflow.user": getpass.getuser(),
         "git.dirty": str(bool(patch)).lower(),
         **_dvc_tags(),
         **_process_tags(),
-        **({"mlflow.parentRunId": parent} if parent else {}),
     }
-    created = store.client.create_run(store.experiment_id, tags=tags, run_name=run_name(params))
-    run = Run(store, created.info.run_id)
-    run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
-    run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
-    run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
-    if patch:
-        run.client.log_text(run.run_id, patch, "uncommitted.patch")
-    return run
+    return Origin(tags, patch)
+
+
+def _dotted(digests: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "."): value for name, value in digests.items()}
 
 
 def digests(params: Params, data_sha256: str) -> dict[str, str]:
@@ -383,23 +458,22 @@ def _dvc_tags() -> dict[str, str]:
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
 
 
-def uncommitted() -> str:
+def uncommitted() -> bytes:
     """Return what differs from the last commit, new files too, as a patch without the outputs of the stages."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         _git("read-tree", "HEAD", env=index)
         _git("add", "--all", "--", ".", *OUTPUTS, env=index)
-        return _git("diff", "--cached", "--binary", "HEAD", "--", ".", *OUTPUTS, env=index)
+        return _git("diff-index", "--cached", "--binary", "HEAD", "--", ".", *OUTPUTS, env=index)
 
 
 OUTPUTS = (":!dvc.lock", ":!reports")
+PATCH = "uncommitted.patch"
 
 
-def _git(*words: str, env: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
-        ["git", *words], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
-    )
-    return done.stdout if done.returncode == 0 else ""
+def _git(*words: str, env: Mapping[str, str] | None = None) -> bytes:
+    done = subprocess.run(["git", *words], capture_output=True, check=False, env={**os.environ, **(env or {})})
+    return done.stdout if done.returncode == 0 else b""
 
 
 def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path], reports: Sequence[Path] = ()) -> None:

@@ -24,11 +24,12 @@ def main(arguments: Sequence[str]) -> None:
     digits = trajectory.load_digits(files.PREPARED)
     store = tracking.open_store()
     with tracking.training(store, params, digits.sha256) as run:
+        run.tag({"system.processor": " ".join(trajectory.processor())})
         epochs = list(walk(params, digits, run))
         history = [epoch.metrics for epoch in epochs]
         best = epochs[trajectory.best_epoch(history, params.train.monitor) - 1]
         content = model.package(best, params.train, digits)
-        report = trajectory.summary(history, params.train)
+        report: dict[str, Any] = dict(trajectory.summary(history, params.train))
         report |= {"parameters": sum(weight.size for weight in best.weights), "model_sha256": model.sha256(content)}
         write(content, report, history)
         files.write_json(files.REPORTS / "provenance.json", tracking.digests(params, digits.sha256))

@@ -129,10 +129,10 @@ def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote(
 ) -> None:
     repository(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert tracking.uncommitted() == ""
+    assert tracking.uncommitted() == b""
     for name in ("params.yaml", "reports/train.json", "dvc.lock", "new.py"):
         (tmp_path / name).write_text("two\n")
-    patch = tracking.uncommitted()
+    patch = tracking.uncommitted().decode()
     assert [line.split(" b/")[1] for line in patch.splitlines() if line.startswith("diff")] == ["new.py", "params.yaml"]
     status = subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout
     assert "?? new.py" in status  # the index is as it was
