@@ -1,0 +1,261 @@
+"""What is said in several places is the same in all of them: dvc.yaml, params.yaml, imports, reports, README, lock."""
+
+import ast
+import functools
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import config, files
+
+ROOT = files.ROOT
+MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+BASE = {"config", "console", "files"}
+HEAVY = {"tensorflow", "keras", "mlflow", "ray"}
+needs_results = pytest.mark.skipif(not (ROOT / "dvc.lock").exists(), reason="nothing has been made yet")
+
+
+@functools.cache
+def imports(module, *, lazy=True):
+    """Return the names that a module of ours imports; ``lazy`` ones are within functions."""
+    tree = ast.parse((ROOT / "pipeline" / f"{module}.py").read_text("utf-8"))
+    skipped = {id(node) for outer in ast.walk(tree) if not lazy and _waits(outer) for node in ast.walk(outer)}
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def _waits(node):
+    return isinstance(node, ast.FunctionDef | ast.Lambda) or (
+        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+
+
+def ours(module, *, lazy=True):
+    """Return the modules of ours that a module imports itself."""
+    named = {name.split(".")[1] for name in imports(module, lazy=lazy) if name.startswith("pipeline.")}
+    return named & set(MODULES)
+
+
+def reached(module, *, lazy=True):
+    """Return a module and all modules of ours that it imports, directly or not."""
+    found, ahead = set(), {module}
+    while ahead:
+        each = ahead.pop()
+        found.add(each)
+        ahead |= ours(each, lazy=lazy) - found
+    return found
+
+
+def packages(module, *, lazy=True):
+    """Return the top-level packages that a module imports itself."""
+    return {name.split(".")[0] for name in imports(module, lazy=lazy)}
+
+
+def listed(stage, *kinds):
+    """Return the paths of a stage's lists in dvc.yaml, whose entries are paths or mappings from one path."""
+    entries = [entry for kind in kinds for entry in STAGES[stage].get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def outputs(stage):
+    return listed(stage, "outs", "metrics", "plots")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_modules_that_its_script_imports_and_no_others(stage):
+    script = re.fullmatch(r"python -m pipeline\.(\w+)", STAGES[stage]["cmd"])
+    assert script, "a stage runs one module of ours"
+    expected = {f"pipeline/{module}.py" for module in reached(script[1])}
+    assert {name for name in STAGES[stage]["deps"] if name.endswith(".py")} == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_what_a_stage_wrote_or_what_git_holds(stage):
+    written = {name for each in STAGES for name in outputs(each)}
+    for name in listed(stage, "deps"):
+        made = written & {name, *(str(folder) for folder in Path(name).parents)}
+        assert made or (ROOT / name).exists(), name
+
+
+def test_no_output_is_written_twice():
+    written = [name for stage in STAGES for name in outputs(stage)]
+    assert len(written) == len(set(written))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_lists_of_a_stage_are_in_order(stage):
+    for kind in ("params", "metrics"):
+        assert listed(stage, kind) == sorted(listed(stage, kind))
+    assert listed(stage, "deps") == sorted(listed(stage, "deps"), key=lambda name: (name.endswith(".py"), name))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_parameters_of_a_stage_exist(stage):
+    for name in listed(stage, "params"):
+        assert value(name) is not None, name
+
+
+@pytest.mark.parametrize(("stage", "section"), [("preprocess", config.Preprocess), ("train", config.Train)])
+def test_a_stage_is_run_again_for_every_parameter_of_its_section(stage, section):
+    assert listed(stage, "params") == [f"{stage}.{name}" for name in sorted(section.model_fields)]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if not STAGES[stage].get("params")])
+def test_a_stage_that_lists_no_parameters_reads_none(stage):
+    assert "config.load(" not in (ROOT / "pipeline" / f"{stage.replace('-', '_')}.py").read_text("utf-8")
+
+
+def value(name):
+    """Return a value of params.yaml by its dotted name."""
+    return functools.reduce(lambda section, part: section[part], name.split("."), PARAMS)
+
+
+@needs_results
+def test_the_reports_in_git_are_those_that_the_stages_write_and_small():
+    declared = {name for stage in STAGES for name in outputs(stage) if name.startswith("reports/")}
+    command = ["git", "ls-files", "reports"]
+    committed = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    assert committed == declared
+    assert {name for name in committed if (ROOT / name).stat().st_size > 200_000} == set()
+
+
+def test_every_parameter_says_in_a_comment_what_it_is():
+    lines = (ROOT / "params.yaml").read_text("utf-8").splitlines()
+    tunable = [line for line in lines if re.match(r"\s+\w+:", line) and not re.match(r"\s+parameters:", line)]
+    trials = [line for line in tunable if re.search(r":\s*\[", line)]  # a sweep's lists, explained where they begin
+    assert len(tunable) > 30
+    assert [line for line in tunable if " # " not in line and line not in trials] == []
+
+
+def test_params_yaml_has_the_order_and_the_keys_of_its_sections():
+    assert list(PARAMS) == list(config.Params.model_fields)
+    for section, kind in config.Params.model_fields.items():
+        assert list(PARAMS[section]) == list(kind.annotation.model_fields), section
+
+
+def test_imports_go_one_way():
+    order = graphlib.TopologicalSorter({module: ours(module) - {module} for module in MODULES})
+    assert sorted(order.static_order()) == MODULES
+
+
+@pytest.mark.parametrize("module", sorted(BASE))
+def test_the_base_stands_on_nothing_of_ours(module):
+    assert reached(module) <= BASE
+
+
+def test_stages_do_not_import_stages():
+    stages = {stage.replace("-", "_") for stage in STAGES}
+    for stage in stages & set(MODULES):
+        assert reached(stage) & stages == {stage}
+
+
+def test_only_network_knows_tensorflow():
+    assert {module for module in MODULES if packages(module) & {"tensorflow", "keras"}} <= {"network"}
+    assert {module for module in MODULES if "network" in reached(module, lazy=False)} <= {"network"}
+
+
+def test_mlflow_is_imported_where_runs_are_told_and_models_served_and_nowhere_else():
+    assert {module for module in MODULES if "mlflow" in packages(module)} <= {"tracking", "registry", "serving"}
+
+
+QUICK = {"evaluate", "fetch", "gate", "predict_photo", "preprocess", "summary"}
+
+
+@pytest.mark.parametrize("module", sorted(QUICK & set(MODULES)))
+def test_what_answers_at_once_imports_nothing_heavy_at_the_start(module):
+    for each in reached(module, lazy=False):
+        assert not packages(each, lazy=False) & HEAVY, each
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is(module):
+    assert ast.get_docstring(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text("utf-8")))
+
+
+def test_the_lock_names_no_index_and_pins_every_package_by_hash():
+    text = (ROOT / "requirements.lock").read_text("utf-8")
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", text)
+    packages = re.split(r"\n(?=\S)", text.strip())
+    assert len(packages) > 100
+    assert [package.split()[0] for package in packages if "==" not in package or "--hash=sha256:" not in package] == []
+
+
+def asked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    return {re.match(r"[\w-]+", requirement)[0] for requirement in wanted}
+
+
+def test_the_lock_holds_what_the_project_asks_for():
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+    assert asked_for() <= set(locked)
+
+
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "keras": "tensorflow", "yaml": "pyyaml"}
+BROUGHT = {"markupsafe", "sqlalchemy"}  # by MLflow, which answers in their words
+
+
+def test_every_package_that_is_imported_is_asked_for():
+    imported = {package for module in MODULES for package in packages(module)}
+    imported -= sys.stdlib_module_names | BROUGHT | {"pipeline"}
+    assert {PACKAGES.get(package, package.replace("_", "-")) for package in imported} <= asked_for()
+
+
+def test_every_verb_of_the_makefile_says_what_it_does():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    verbs = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    described = set(re.findall(r"^([a-z-]+):.*## \S", text, re.MULTILINE))
+    assert verbs - described == {"setup"}
+    assert {"repro", "test", "test-fast", "check", "ui", "photo", "clean", "help"} <= described
+
+
+@needs_results
+@pytest.mark.parametrize("name", ["README.md", "Makefile", "dvc.yaml"])
+def test_every_module_and_report_that_is_named_exists(name):
+    text = (ROOT / name).read_text("utf-8")
+    assert [each for each in re.findall(r"pipeline\.(\w+)", text) if each not in MODULES] == []
+    assert [each for each in re.findall(r"\breports/[\w.]+\w", text) if not (ROOT / each).exists()] == []
+
+
+FIGURE = re.compile(r"<!-- (?P<name>[\w.]+):(?P<key>\w+) -->(?P<text>[^<]*)<!-- / -->")
+
+
+@needs_results
+def test_the_figures_of_the_readme_are_those_of_the_reports():
+    """The README writes a figure as ``<!-- metrics.json:test_accuracy -->0.9941<!-- / -->``, rounded as it likes."""
+    figures = list(FIGURE.finditer((ROOT / "README.md").read_text("utf-8")))
+    assert len(figures) > 3
+    for figure in figures:
+        assert figure["text"].strip() == written(figure), figure[0]
+
+
+def written(figure):
+    """Return a report's value as the README should write it: per cent, decimals and thousands as it does already."""
+    known = files.read_json(ROOT / "reports" / figure["name"])[figure["key"]]
+    text = figure["text"].strip()
+    decimals = len(text.removesuffix("%").partition(".")[2])
+    return f"{known:,.{decimals}%}" if text.endswith("%") else f"{known:,.{decimals}f}"
+
+
+def test_no_file_names_a_folder_of_some_machine():
+    places = re.compile(r"(?<![\w.])/(?:home|Users|root|work)/\w")
+    folders = ("pipeline", "tests", "benchmarks", ".ci", ".github")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {"", ".py", ".yml"}]
+    paths += [ROOT / name for name in ("Makefile", "dvc.yaml", "params.yaml", "pyproject.toml", "README.md")]
+    texts = {path: path.read_text("utf-8") for path in paths if path.is_file()}
+    assert {path.name for path, text in texts.items() if places.search(text)} == set()
