@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import socket
-import sqlite3
 import subprocess
 import tempfile
 import time
@@ -73,7 +72,7 @@ def open_store(uri: str = "") -> Store:
         else:
             _reach(uri)
             store = _open(uri, artifacts=None)
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
     close_stale(store)
@@ -84,10 +83,6 @@ def _open_local(uri: str) -> Store:
     folder = Path(uri.removeprefix("sqlite:///")).parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
-        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
-            database.execute(
-                "PRAGMA journal_mode = WAL"
-            )  # halves the time of a write; readers and a writer do not wait
         return _open(uri, artifacts=(folder / "artifacts").as_uri())
 
 
