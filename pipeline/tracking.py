@@ -277,6 +277,8 @@ def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[
         "",
         "Made for single digits written by hand, dark on light or light on dark. Not for print, letters or cheques.",
     ]
+    if "report.page" in tags:
+        lines += ["", f"[The report: curves, mistakes, photographs, provenance]({tags['report.page']})"]
     return "\n".join(lines)
 
 
@@ -481,6 +483,15 @@ def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path], repo
     for key, file in pictures.items():
         run.log_image(key, file)
     run.log_files(reports, str(files.REPORTS))
+    run.describe()
+
+
+def log_page(page: Path) -> None:
+    """Keep the report page with the run of the model in front of it, and link it from the run's note."""
+    run = run_of_model(open_store())
+    run.log_files([page], str(files.REPORTS))
+    path = f"{files.REPORTS.as_posix()}/{page.name}"
+    run.tag({"report.page": f"#/experiments/{run.store.experiment_id}/runs/{run.run_id}/artifacts/{path}"})
     run.describe()
 
 
