@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -125,6 +126,24 @@ def load(path: Path = PARAMS) -> Params:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(content).__name__}")
     return check(Params, content, str(path))
+
+
+def replaced(text: str, changes: Mapping[str, Any]) -> str:
+    """Return the text of params.yaml with other values under dotted names, its comments and all else as they were."""
+    for name, value in changes.items():
+        node: Any = yaml.compose(text, yaml.SafeLoader)
+        for part in name.split("."):
+            node = next(below for key, below in node.value if key.value == part)
+        start, end, new = node.start_mark.index, node.end_mark.index, written(value)
+        spaces = len(text[end:]) - len(text[end:].lstrip(" "))
+        room = max(spaces + (end - start) - len(new), 2) if spaces else 0
+        text = text[:start] + new + " " * room + text[end + spaces :]
+    return text
+
+
+def written(value: Any) -> str:
+    """Return a value as YAML on one line: ``1.0e-05``, since PyYAML takes ``1e-05`` for a word."""
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n").removesuffix("\n...")
 
 
 def check(kind: type[Checked], content: dict[str, Any], source: str, prefix: str = "") -> Checked:

@@ -1,0 +1,131 @@
+"""The two pictures of a sweep, as PNG: the same results give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+
+from pipeline.leaderboard import Result, cell
+from pipeline.trials import words
+
+DARK_IS_BETTER = "viridis"  # as clear in grey as in colour, whatever the eye
+FEW = 12  # squares beside each other in which a figure can still be read
+
+
+def parallel(ranked: Sequence[Result], monitor: str) -> bytes:
+    """Draw each trial as a line across its parameters to its best score; the best trial is the broad line."""
+    good = [result for result in ranked if not result.error]
+    names, scores = list(good[0].trial.varied), [score(result, monitor) for result in good]
+    colors, scale = _colors(scores, monitor)
+    norm = Normalize(*scale)
+    figure = Figure(figsize=(2.2 * len(names) + 3, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for result, value in reversed(list(zip(good, scores, strict=True))):
+        heights = [*(_height(good, name, result) for name in names), float(norm(value))]
+        axes.plot(heights, color=colors(norm(value)), linewidth=4 if result is good[0] else 1.3, alpha=0.9)
+    for place, name in enumerate(names):
+        texts = [cell(level) for level in levels(good, name)]
+        _upright(axes, place, [(number + 0.5) / len(texts) for number in range(len(texts))], texts)
+    _upright(axes, len(names), np.linspace(0, 1, 5), [f"{value:.4f}" for value in np.linspace(*scale, 5)])
+    axes.set(xlim=(-0.3, len(names) + 0.4), ylim=(-0.04, 1.04), yticks=[])
+    axes.set_xticks(range(len(names) + 1), [*map(words, names), f"best {words(monitor)}"], fontsize=11)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{len(good)} trials by their best {words(monitor)}; the broad line is the winner", fontsize=11)
+    return _png(figure)
+
+
+def score(result: Result, monitor: str) -> float:
+    """Return a trial's figure in its best epoch."""
+    return result.summary[f"best_{monitor}"]
+
+
+def levels(results: Sequence[Result], name: str) -> list[Any]:
+    """Return the values that a parameter takes, in order."""
+    values = {cell(value): value for value in (result.trial.varied[name] for result in results)}
+    return [values[text] for text in sorted(values, key=lambda text: _order(values[text]))]
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
+
+
+def _height(results: Sequence[Result], name: str, result: Result) -> float:
+    order = levels(results, name)
+    among = results.index(result) / len(results)  # the best highest, so that no line hides another
+    return (order.index(result.trial.varied[name]) + 0.8 - 0.6 * among) / len(order)
+
+
+def _upright(axes: Axes, place: int, heights: Sequence[float] | np.ndarray, texts: Sequence[str]) -> None:
+    axes.axvline(place, color="0.6", linewidth=1, zorder=0)
+    plate = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    for height, text in zip(heights, texts, strict=True):
+        axes.text(place + 0.04, height, text, va="center", fontsize=10, bbox=plate)
+
+
+def heatmap(ranked: Sequence[Result], monitor: str) -> bytes:
+    """Draw the mean best score over the two parameters that matter most, a square a pair of values."""
+    good = [result for result in ranked if not result.error]
+    down, *across = _by_influence(good, monitor)[:2]
+    right = across[0] if across else ""
+    rows, columns = levels(good, down), levels(good, right) if right else [""]
+    values = np.array([[_mean(good, monitor, {down: row, right: column}) for column in columns] for row in rows])
+    colors, scale = _colors([value for value in values.flat if not np.isnan(value)], monitor)
+    figure = Figure(figsize=(1.1 * min(len(columns), FEW) + 3.4, 0.7 * min(len(rows), FEW) + 1.8), layout="constrained")
+    axes = figure.subplots()
+    norm = Normalize(*scale)
+    drawn = axes.imshow(values, cmap=colors, norm=norm, aspect="auto")
+    if len(rows) <= FEW and len(columns) <= FEW:
+        _label(axes, values, norm, colors)
+    axes.set_xticks(range(len(columns)), [cell(column) for column in columns])
+    axes.set_yticks(range(len(rows)), [cell(row) for row in rows])
+    axes.set(xlabel=words(right), ylabel=words(down))
+    rest = [words(name) for name in good[0].trial.varied if name not in (down, right)]
+    axes.set_title(f"best {words(monitor)}" + (f", mean over {', '.join(rest)}" if rest else ""), fontsize=11)
+    figure.colorbar(drawn)
+    return _png(figure)
+
+
+def _by_influence(results: Sequence[Result], monitor: str) -> list[str]:
+    """Return the parameters, the one first whose values differ most in their mean score."""
+
+    def influence(name: str) -> float:
+        means = [_mean(results, monitor, {name: level}) for level in levels(results, name)]
+        return max(means) - min(means)
+
+    return sorted(results[0].trial.varied, key=influence, reverse=True)
+
+
+def _mean(results: Sequence[Result], monitor: str, fixed: Mapping[str, Any]) -> float:
+    scores = [
+        score(result, monitor)
+        for result in results
+        if all(result.trial.varied[name] == value for name, value in fixed.items() if name)
+    ]
+    return statistics.fmean(scores) if scores else float("nan")
+
+
+def _label(axes: Axes, values: np.ndarray, norm: Normalize, colors: Colormap) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            light = np.dot(colors(norm(value))[:3], (0.299, 0.587, 0.114))
+            axes.text(column, row, f"{value:.4f}", ha="center", va="center", color="black" if light > 0.5 else "white")
+
+
+def _colors(scores: Sequence[float], monitor: str) -> tuple[Colormap, tuple[float, float]]:
+    colors = colormaps[DARK_IS_BETTER if monitor.endswith("loss") else f"{DARK_IS_BETTER}_r"]
+    low, high = min(scores), max(scores)
+    return colors, (low, high) if high > low else (low, low + 1e-6)
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    return content.getvalue()

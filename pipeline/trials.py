@@ -1,0 +1,145 @@
+"""The trials of a sweep: the combinations of a grid, the paths they share, and the walk of one path for all of them.
+
+Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `explore`, and whoever asked for it keeps what it
+yields.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline import config, files, model, trajectory
+from pipeline.config import Params, Train
+from pipeline.console import UserError
+from pipeline.trajectory import Digits, Epoch
+
+SECTION = "sweep.parameters"
+Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of the grid: its place in it, its parameters, and those that the grid varies."""
+
+    number: int
+    train: Train
+    varied: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What varied, in words."""
+        return " · ".join(f"{words(name)} {value}" for name, value in self.varied.items())
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the parameters, as in a run's tag ``params.sha256``."""
+        return files.digest(self.train.model_dump())
+
+
+def words(name: str) -> str:
+    """Return a parameter's name as people say it."""
+    return {"batch_size": "batch"}.get(name, name.replace("_", " "))
+
+
+def expand(params: Params, *, limit: int | None) -> list[Trial]:
+    """Return every combination of ``sweep.parameters``, checked; raise ``UserError`` for a grid that cannot be run.
+
+    ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    """
+    space = params.sweep.parameters
+    base = params.train.model_dump() | {"threads": params.sweep.threads}
+    if not space:
+        raise UserError(f"params.yaml: {SECTION} names no parameter; expected lists such as `dropout: [0.1, 0.2]`")
+    for name, values in space.items():
+        _check_values(base, name, values)
+    count = math.prod(len(values) for values in space.values())
+    if limit is not None and count > limit:
+        raise UserError(
+            f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
+        )
+    combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
+    return [Trial(number, _trained(base, varied), varied) for number, varied in enumerate(combinations)]
+
+
+def _check_values(base: dict[str, Any], name: str, values: list[Any]) -> None:
+    if not values:
+        raise UserError(f"params.yaml: {SECTION}.{name} is an empty list; expected at least one value")
+    checked = [_trained(base, {name: value}) for value in values]
+    for number, each in enumerate(checked):
+        if each in checked[:number]:
+            raise UserError(f"params.yaml: {SECTION}.{name} holds {values[number]!r} twice; expected each value once")
+
+
+def _trained(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
+    content = base | {"augment": dict(base["augment"])}
+    for name, value in varied.items():
+        *section, key = name.split(".")
+        place = content["augment"] if section == ["augment"] else content
+        place[key if section in ([], ["augment"]) else name] = value
+    return config.check(Train, content, "params.yaml", f"{SECTION}.")
+
+
+def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
+    """Return the trials by the path that they share, the longest paths first."""
+    walking: dict[str, list[Trial]] = {}
+    for trial in trials:
+        walking.setdefault(trajectory.path_key(trial.train, data_sha256), []).append(trial)
+    return dict(sorted(walking.items(), key=lambda item: item[1][0].train.batch_size))
+
+
+def longest(trials: Sequence[Trial]) -> Train:
+    """Return the parameters to walk a path with, so that it is long enough for each of its trials."""
+    return max((trial.train for trial in trials), key=lambda train: train.epochs)
+
+
+class Started(NamedTuple):
+    """A worker's first word: the path by its own reckoning (its packages, its processor), and where it is."""
+
+    path: str
+    host: str
+
+
+class Packaged(NamedTuple):
+    """The model of an epoch, by file name."""
+
+    epoch: int
+    content: dict[str, bytes]
+
+
+Message = Started | Packaged | bytes
+
+
+def explore(
+    digits: Digits, trials: Sequence[Trial], known: Mapping[str, Sequence[bytes]], learn: Learn = trajectory.learn
+) -> Iterator[Message]:
+    """Walk a path until its last trial has left it: every new epoch, and the model of every trial's best one.
+
+    ``known`` holds epochs that were walked before, by path; only those of the worker's own path are continued.
+    """
+    train = longest(trials)
+    path = trajectory.path_key(train, digits.sha256)
+    yield Started(path, socket.gethostname())
+    epochs = [Epoch.from_bytes(content) for content in known.get(path, ())]
+    old, waiting, packaged = len(epochs), list(trials), set[int]()
+    for number, epoch in enumerate(_continued(digits, train, epochs, learn), 1):
+        if number > old:
+            epochs.append(epoch)
+            yield epoch.to_bytes()
+        history = [each.metrics for each in epochs[:number]]
+        leaving = [trial for trial in waiting if trajectory.finished(history, trial.train)]
+        waiting = [trial for trial in waiting if trial not in leaving]
+        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in leaving} - packaged):
+            packaged.add(best)
+            yield Packaged(best, model.package(epochs[best - 1], train, digits))
+        if not waiting:
+            return
+
+
+def _continued(digits: Digits, train: Train, epochs: Sequence[Epoch], learn: Learn) -> Iterator[Epoch]:
+    yield from list(epochs)
+    yield from learn(digits, train, epochs[-1] if epochs else None)
