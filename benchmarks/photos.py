@@ -3,8 +3,8 @@
     python -m benchmarks.photos DIR
 
 DIR holds pictures and ``labels.csv`` with the columns file, label (digits in reading order, empty where there are none)
-and, where known, kind (single, multi, none) and group (pictures of one photograph or one hand). Prints accuracy with its
-95% Wilson interval by kind and group, and the confusions; ``--failures OUT.png`` draws every misread picture.
+and, where known, kind (single, multi, none) and group (pictures of one photograph or one hand). Prints accuracy
+with its 95% Wilson interval by kind and group, and the confusions; ``--failures OUT.png`` draws every misread picture.
 """
 
 from __future__ import annotations

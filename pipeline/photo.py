@@ -38,7 +38,7 @@ class Picture:
 
 
 def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
-    """Decode a picture, turn it upright and make it grey at a workable size; raise ``UnreadableError`` with the reason."""
+    """Decode a picture, upright and grey, at a workable size; raise ``UnreadableError`` with the reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -233,7 +233,7 @@ def stroke_of(mask: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Runs:
-    """The vertical runs of ink in a mask [h, w]: ``column``, first row ``top`` and ``length`` of each, and the shape."""
+    """The vertical runs of ink in a mask: ``column``, first row ``top`` and ``length`` of each; ``shape`` (h, w)."""
 
     column: np.ndarray
     top: np.ndarray

@@ -207,6 +207,8 @@ def _share_rows(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
+BROAD = 3.0  # what a digit costs that is broader than high, a height of breadth
+CUT, CUT_STROKE = 0.6, 0.4  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in
 SLANTS = (-0.35, 0.0, 0.35)  # of a cut between two digits, columns a row
 
@@ -224,7 +226,8 @@ def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     groups = [_group(page, atoms[start:end]) for start, end in spans]
     if not groups:
         return []
-    confidence = np.log(classifier.probabilities(np.stack([group.field for group in groups])).max(1))
+    doubt = -np.log(classifier.probabilities(np.stack([group.field for group in groups])).max(1))
+    confidence = -2 * np.sqrt(doubt)  # the root: to be a little unsure is already suspicious, digits alone never are
     best, choice = [0.0] + [-np.inf] * len(atoms), [-1] * (len(atoms) + 1)
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
@@ -250,7 +253,7 @@ def _walk(choice: list[int], spans: list[tuple[int, int]], groups: list[Group]) 
 def _odd(group: Group, usual: float) -> float:
     """Return how unlikely the size of a group is for a digit of this page, in units of log probability."""
     _, _, w, h = group.box
-    return 4 * max(0.0, 0.6 - h / usual) + 4 * max(0.0, h / usual - 1.6) + 3 * max(0.0, w / usual - 1.2)
+    return 4 * max(0.0, 0.6 - h / usual) + 4 * max(0.0, h / usual - 1.6) + BROAD * max(0.0, w / h - 0.9)
 
 
 def _loss(piece: Piece, usual: float) -> float:
@@ -273,7 +276,7 @@ def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
 def _cut_row(
     page: Page, row: list[Piece], usual: float, classifier: Classifier
 ) -> tuple[Page, list[Piece], list[float]]:
-    """Cut wide or doubtful pieces where digits may touch: the page with its parts as pieces, and the cost of each end."""
+    """Cut wide or doubtful pieces where digits may touch: the page with the parts, the parts, the cost of each end."""
     fields = np.stack([_group(page, [piece]).field for piece in row])
     confidence = classifier.probabilities(fields).max(1)
     names, atoms, costs = page.names, [], [0.0]
@@ -288,7 +291,7 @@ def _cut_row(
             names = names.copy()
         parts = _divide(names, piece, cuts)
         atoms.extend(parts)
-        costs.extend(0.7 + 0.5 * cost for _, _, cost in cuts[: len(parts) - 1])
+        costs.extend(CUT + CUT_STROKE * cost for _, _, cost in cuts[: len(parts) - 1])
         costs.append(0.0)
     return replace(page, names=names), atoms, costs
 
