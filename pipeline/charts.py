@@ -101,7 +101,8 @@ def interval(title: str, value: float, low: float, high: float, floor: float = 0
         parts += [_text((x.at(tick), middle + 20), number(tick), "middle")]
     if floor:
         parts += [_line([(x.at(floor), 8), (x.at(floor), middle + 5)], "mark")]
-        parts += [_text((x.at(floor) + 4, 12), "the gate's floor", "start")]
+        left = x.at(floor) > WIDTH / 2
+        parts += [_text((x.at(floor) + (-4 if left else 4), 12), "the gate's floor", "end" if left else "start")]
     parts += [_line([(x.at(low), middle), (x.at(high), middle)], "first band"), _dot((x.at(value), middle), 6, "first")]
     return _chart(title, parts, height=52)
 
