@@ -405,6 +405,10 @@ class Page:
     peak: float
 
 
+CLEAR = 4.5  # times the noise of bare paper that ink must be darker than it; measured on digits: 4.9 and more
+LEAST = 8  # working pixels: what is smaller cannot be told from dirt
+
+
 def pages_of(ink: Ink, shares: tuple[float, ...]) -> list[Page]:
     """Find the pieces of ink in a picture, once for each share of the ink's darkness at which ink may begin."""
     peak = peak_of(ink)
@@ -424,8 +428,11 @@ def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     kept = mask & ~lines
     pieces, names = _pieces(kept, mask & lines)
     if not pieces:
-        kept, (pieces, names) = mask, _pieces(mask, np.zeros_like(mask))
+        pieces, names = _pieces(mask, np.zeros_like(mask))
+        kept, pieces = mask, pieces if len(pieces) == 1 else ()  # a lone 1, not the lines of a bare page
     peak = peak_of(ink, kept)
+    if peak < CLEAR * ink.noise or max((max(piece.box[2:]) for piece in pieces), default=0) < LEAST:
+        pieces = ()
     return Page(_levels(ink, peak), names, pieces, stroke_of(kept), peak)
 
 
