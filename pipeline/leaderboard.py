@@ -23,6 +23,7 @@ class Result:
     summary: Mapping[str, float] = field(default_factory=dict)
     model_sha256: str = ""
     error: str = ""
+    run_id: str = ""
 
 
 def rank(results: Sequence[Result], monitor: str) -> list[Result]:

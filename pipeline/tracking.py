@@ -341,13 +341,9 @@ def start(
 
 @contextlib.contextmanager
 def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: Origin) -> Iterator[Run]:
-    """Open the parent run of a sweep, the one that was interrupted where there is one; it ends as `training`'s does.
-
-    ``digests`` name the sweep by ``sweep_id``.
-    """
-    found = store.runs(f"tags.`sweep.id` = '{digests['sweep_id']}' and attributes.status != 'RUNNING'")
-    if found:
-        run = Run(store, found[0].info.run_id)
+    """Open the parent run of the sweep that ``digests`` names as ``sweep_id``; it ends as `training`'s."""
+    run = find_sweep(store, digests["sweep_id"])
+    if run:
         store.client.update_run(run.run_id, status="RUNNING")
         run.tag({**origin.tags, "error": ""})
     else:
@@ -355,10 +351,16 @@ def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: O
         created = store.client.create_run(store.experiment_id, tags=_dotted(digests) | origin.tags, run_name=name)
         run = Run(store, created.info.run_id)
         space = {f"sweep.{name}": json.dumps(values) for name, values in params.sweep.parameters.items()}
-        store.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
-        store.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+        run.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
+        run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
     with ending(run):
         yield run
+
+
+def find_sweep(store: Store, sweep_id: str) -> Run | None:
+    """Return the newest run of a sweep that no process is working on."""
+    found = store.runs(f"tags.`sweep.id` = '{sweep_id}' and attributes.status != 'RUNNING'")
+    return Run(store, found[0].info.run_id) if found else None
 
 
 def finished_children(store: Store, parent: Run) -> dict[str, MlflowRun]:

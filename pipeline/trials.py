@@ -20,6 +20,7 @@ from pipeline.trajectory import Digits, Epoch
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
+Package = Callable[[Epoch, Train, Digits], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ Message = Started | Packaged | bytes
 
 
 def explore(
-    digits: Digits, trials: Sequence[Trial], known: Mapping[str, Sequence[bytes]], learn: Learn = trajectory.learn
+    digits: Digits,
+    trials: Sequence[Trial],
+    known: Mapping[str, Sequence[bytes]],
+    learn: Learn = trajectory.learn,
+    package: Package = model.package,
 ) -> Iterator[Message]:
     """Walk a path until its last trial has left it: every new epoch, and the model of every trial's best one.
 
@@ -135,7 +140,7 @@ def explore(
         waiting = [trial for trial in waiting if trial not in leaving]
         for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in leaving} - packaged):
             packaged.add(best)
-            yield Packaged(best, model.package(epochs[best - 1], train, digits))
+            yield Packaged(best, package(epochs[best - 1], train, digits))
         if not waiting:
             return
 

@@ -1,0 +1,161 @@
+"""Command sweep: try every combination of `sweep.parameters` on Ray, and name the best one by validation.
+
+    python -m pipeline.sweep [--address HOST:PORT] [--yes] [--apply]
+
+Reads   params.yaml, data/prepared (training and validation digits; the test digits stay unread)
+Writes  reports/sweep.csv, reports/sweep_parallel.png, reports/sweep_heatmap.png; with --apply the winner in params.yaml
+Expect  the default grid: 27 trials on 9 paths, each trial with the model that `train` makes of its parameters.
+
+Workers only compute: they stream epochs back, and this process keeps them in .checkpoints/ and tells MLflow. So a
+worker may die at any time, and so may this process: what was walked is not walked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import yaml
+from filelock import FileLock, Timeout
+
+from pipeline import cluster, config, console, driver, files, leaderboard, sweep_charts, tracking, trajectory, trials
+from pipeline.config import Params
+from pipeline.console import UserError
+from pipeline.leaderboard import Result
+from pipeline.tracking import Run
+from pipeline.trajectory import Digits
+from pipeline.trials import Trial
+
+TABLE, PARALLEL, HEATMAP = (files.REPORTS / name for name in ("sweep.csv", "sweep_parallel.png", "sweep_heatmap.png"))
+HINT = "Nothing is lost: the same command goes on from the last finished epochs."
+SECONDS_A_DIGIT = 0.0006  # of an epoch with one thread, on the machine that the README's figures come from
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is missing of the sweep, then show the table and the winner."""
+    options = _parse(arguments)
+    params = config.load()
+    wanted = trials.expand(params, limit=None if options.yes else params.sweep.limit)
+    digits = trajectory.load_digits(files.PREPARED)
+    with _only_one():
+        ranked = run(params, wanted, digits, options.address)
+    print(leaderboard.shown(leaderboard.table(ranked, params.train.monitor)))
+    failed = [result for result in ranked if result.error]
+    for result in failed:
+        print(f"failed: {result.trial.name}: {result.error}", file=sys.stderr)
+    if len(failed) == len(ranked):
+        raise UserError("every trial failed", status=1)
+    print(f"\nThe best by validation becomes the project's own with\n\n    {leaderboard.command(ranked[0])}\n")
+    if options.apply:
+        apply(ranked[0])
+    return 1 if failed else 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.sweep", description="Try every combination on Ray.")
+    parser.add_argument("--address", default="", help="a Ray cluster, as host:port (or RAY_ADDRESS); else this machine")
+    parser.add_argument("--yes", action="store_true", help="run a grid of more trials than sweep.limit")
+    parser.add_argument("--apply", action="store_true", help="write the winner's parameters into params.yaml")
+    return parser.parse_args(arguments)
+
+
+@contextlib.contextmanager
+def _only_one() -> Iterator[None]:
+    path = files.workspace() / ".checkpoints" / "sweep.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise UserError("another sweep is running in this project; expected one at a time") from None
+
+
+def run(
+    params: Params,
+    wanted: Sequence[Trial],
+    digits: Digits,
+    address: str = "",
+    explore: cluster.Explore = trials.explore,
+) -> list[Result]:
+    """Run the trials that have not finished before, report on all, and return them, best first."""
+    store = tracking.open_store()
+    digests = tracking.digests(params, digits.sha256)
+    del digests["params_sha256"]
+    sweep_id = files.digest(sorted(trial.sha256 for trial in wanted), digests)[:16]
+    results = _before(store, sweep_id, wanted)
+    done = {result.trial.number for result in results}
+    paths = list(trials.group([trial for trial in wanted if trial.number not in done], digits.sha256).values())
+    with contextlib.ExitStack() as stack:
+        if paths:
+            threads = max(trials.longest(path).threads for path in paths)
+            workers = stack.enter_context(cluster.connected(address, digits, threads, explore))
+        origin = tracking.find_origin()
+        parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
+        if paths:
+            book = driver.Book(store, params, digests, origin, parent)
+            print(_announced(wanted, paths, digits, workers.room(threads)))
+            results += driver.drive(book, workers, paths)
+        ranked = leaderboard.rank(results, params.train.monitor)
+        report(ranked, params, parent)
+    return ranked
+
+
+def _before(store: tracking.Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
+    parent = tracking.find_sweep(store, sweep_id)
+    found = tracking.finished_children(store, parent) if parent else {}
+    return [_remembered(trial, found[trial.sha256]) for trial in wanted if trial.sha256 in found]
+
+
+def _remembered(trial: Trial, run: tracking.MlflowRun) -> Result:
+    metrics = run.data.metrics
+    summary = {name: metrics[name] for name in leaderboard.FIGURES} | {"stopped_early": bool(metrics["stopped_early"])}
+    summary |= {name: int(metrics[name]) for name in ("best_epoch", "epochs_run")}
+    return Result(trial, summary, run.data.tags["model.sha256"], run_id=run.info.run_id)
+
+
+def _announced(wanted: Sequence[Trial], paths: Sequence[Sequence[Trial]], digits: Digits, room: int) -> str:
+    epochs = [trials.longest(path).epochs for path in paths]
+    left = sum(len(path) for path in paths)
+    before = f" ({len(wanted) - left} of {len(wanted)} were done before)" if left < len(wanted) else ""
+    rounds = max(sum(epochs) / min(room, len(paths)), max(epochs))
+    minutes = rounds * len(digits.labels) * SECONDS_A_DIGIT / 60
+    return (
+        f"sweep: {left} trials{before} on {len(paths)} paths of at most {max(epochs)} epochs, {room} at once: "
+        f"at most about {minutes:.0f} minutes"
+    )
+
+
+def report(ranked: Sequence[Result], params: Params, parent: Run) -> None:
+    """Write the table and the pictures, and tell the sweep's own run of them and of the best trial."""
+    monitor = params.train.monitor
+    rows = leaderboard.table(ranked, monitor)
+    files.write_csv(TABLE, rows, list(rows[0]))
+    failed = sum(bool(result.error) for result in ranked)
+    parent.log_files([TABLE], str(files.REPORTS))
+    parent.log_summary({"trials": len(ranked), "failed_trials": failed})
+    if failed == len(ranked):
+        return
+    files.write_bytes(PARALLEL, sweep_charts.parallel(ranked, monitor))
+    files.write_bytes(HEATMAP, sweep_charts.heatmap(ranked, monitor))
+    for picture in (PARALLEL, HEATMAP):
+        parent.log_image(picture.stem, picture)
+    parent.log_summary({name: value for name, value in ranked[0].summary.items() if name.startswith("best_")})
+    note = f"```\n{leaderboard.shown(rows)}\n```\n\n`{leaderboard.command(ranked[0])}`"
+    parent.tag({"best.run_id": ranked[0].run_id, "best.trial": ranked[0].trial.name, "mlflow.note.content": note})
+
+
+def apply(best: Result) -> None:
+    """Write a trial's parameters into params.yaml, its comments kept, and say which."""
+    changes = {f"train.{name}": value for name, value in leaderboard.settings(best).items()}
+    text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
+    params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
+    if params.train != best.trial.train:
+        raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")
+    files.write_text(files.PARAMS, text)
+    print(f"{files.PARAMS}: {', '.join(f'{name}={config.written(value)}' for name, value in changes.items())}")
+
+
+if __name__ == "__main__":
+    console.run(main, hint=HINT)
