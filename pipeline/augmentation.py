@@ -65,8 +65,8 @@ def _with_upstroke(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _with_bar(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    y = int(rng.integers(12, 18))
-    x, (left, right, rise) = _column(field, y), rng.uniform((3, 3, -1), (7, 7, 2))
+    y = int(rng.integers(12, 20))
+    x, (left, right, rise) = _column(field, y), rng.uniform((3, 3, -1), (8, 8, 2))
     return _centred(_drawn_over(field, (x - left, y + rise), (x + right, y - rise), rng))
 
 
@@ -212,7 +212,9 @@ def non_digits(n: int, *, seed: int, epoch: int, images: np.ndarray) -> np.ndarr
     rng = np.random.default_rng([seed, epoch, 2])
     kinds = rng.permutation(np.arange(n) % len(KINDS))
     fields = np.array([KINDS[kind](rng, images) for kind in kinds], np.uint8).reshape(n, SIDE, SIDE)
-    return _photograph(fields, rng, HANDS)
+    varied = _chosen(rng, n, HANDS.share)
+    fields[varied] = _photograph(fields[varied], rng, HANDS)
+    return fields
 
 
 def letter(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001 (one signature for all kinds)
@@ -222,8 +224,8 @@ def letter(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa:
 
 
 def scribble(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
-    """Return one line through five to twelve random points, angular or round."""
-    return _placed(_pen(np.zeros((4 * SIDE, 4 * SIDE), np.uint8), rng, int(rng.integers(5, 13))))
+    """Return one line through six to thirteen random points, angular or round."""
+    return _placed(_pen(np.zeros((4 * SIDE, 4 * SIDE), np.uint8), rng, int(rng.integers(6, 14))))
 
 
 def strokes(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
@@ -248,9 +250,20 @@ def _pen(canvas: np.ndarray, rng: np.random.Generator, points: int) -> np.ndarra
 
 def texture(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
     """Return cloth, shadow, grain or blots: smooth and rough noise, grey or cut at a level."""
-    field = sum(_smooth(rng, 1, spacing)[0] * np.float32(rng.random()) for spacing in (1, 3, 9))
+    spacings = rng.permutation((1, 3, 9))[: rng.integers(1, 3)]
+    field = sum(_smooth(rng, 1, int(spacing))[0] * np.float32(rng.random()) for spacing in spacings)
     hard = np.float32(rng.choice((1, 4, 32)))
     return _clipped((field + np.float32(rng.random() - 0.6)) * hard * 255)
+
+
+def stripes(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Return parallel or crossed stripes, 2 to 14 pixels apart, as cloth, blinds and squared paper have them."""
+    steps = np.arange(SIDE)
+    period, across, down = (int(value) for value in rng.integers((64, -32, -32), (448, 33, 33)))
+    rows = (steps * across + steps[:, None] * down) * 32 % period
+    columns = (steps[:, None] * across - steps * down) * 32 % period
+    seen = (rows < period * rng.uniform(0.3, 0.7)) & (columns < period * rng.choice((0.5, 1, 1)))
+    return _clipped(seen * rng.uniform(60, 255))
 
 
 def speck(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:  # noqa: ARG001
@@ -267,9 +280,11 @@ def pair(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     return _placed(np.hstack([left[:, 3 : SIDE - 4], right[:, 4 : SIDE - 3]]))
 
 
-KINDS: tuple[Kind, ...] = (letter, letter, letter, scribble, scribble, strokes, texture, speck, pair)
+KINDS: tuple[Kind, ...] = (
+    letter, letter, letter, scribble, scribble, scribble, strokes, texture, stripes, speck, pair,
+)  # fmt: skip
 HANDS = Augment(  # how hands and cameras vary a letter
-    share=1, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
+    share=0.7, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3, grain=0.2, blur=0.5,
     contrast=0.3, gaps=0, lines=0, neighbours=0,
     european=0,
 )  # fmt: skip
