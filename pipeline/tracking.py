@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -62,7 +63,10 @@ def store_uri() -> str:
 
 
 def open_store(uri: str = "") -> Store:
-    """Open the store, made when it is not there; close runs whose process died; raise ``UserError`` if out of reach."""
+    """Open the store, made when it is not there; close runs whose process died; raise ``UserError`` if out of reach.
+
+    A local store that was moved or copied with its project is told where it is now.
+    """
     uri = uri or store_uri()
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -80,10 +84,41 @@ def open_store(uri: str = "") -> Store:
 
 
 def _open_local(uri: str) -> Store:
-    folder = Path(uri.removeprefix("sqlite:///")).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
-        return _open(uri, artifacts=(folder / "artifacts").as_uri())
+    database = Path(uri.removeprefix("sqlite:///")).resolve()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.parent / ".lock"):  # processes that make the schema at once break it for good
+        store = _open(uri, artifacts=(database.parent / "artifacts").as_uri())
+        relocate(database)
+        return store
+
+
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def moved_from(database: Path) -> str:
+    """Return the URI of the folder that an SQLite store was made in, where that is not the one it is in; else ""."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        found = connection.execute(query, [EXPERIMENT]).fetchone()
+    made_in = found[0].removesuffix("/artifacts") if found and found[0].startswith("file:") else ""
+    return made_in if made_in != database.parent.as_uri() else ""
+
+
+def relocate(database: Path) -> None:
+    """Make the absolute locations in an SQLite store those of the folder it is in, after a move or a copy."""
+    old, new = moved_from(database), database.parent.as_uri()
+    if not old:
+        return
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in LOCATIONS:
+            query = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"  # noqa: S608
+            connection.execute(query, [new, len(old) + 1, len(old) + 1, f"{old}/"])
 
 
 def _open(uri: str, artifacts: str | None) -> Store:
@@ -114,11 +149,12 @@ def _reach(uri: str) -> None:
 def close_stale(store: Store) -> None:
     """Close the runs that a process of this machine left RUNNING when it died."""
     for run in store.runs("attributes.status = 'RUNNING'"):
-        if _dead(run.data.tags):
+        if is_dead(run.data.tags):
             store.client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _dead(tags: Mapping[str, str]) -> bool:
+def is_dead(tags: Mapping[str, str]) -> bool:
+    """Tell whether the process that these tags of a run name was of this machine and is no more."""
     if tags.get("process.host") != socket.gethostname():
         return False
     try:
@@ -507,7 +543,7 @@ def run_of_model(store: Store) -> Run:
 def restore(store: Store) -> Run:
     """Make the run of a model that came from a cache or from another machine, from its recorded history."""
     report, made_of = (files.read_json(files.REPORTS / name) for name in ("train.json", "provenance.json"))
-    with training(store, config.load(), made_of["data_sha256"]) as run:
+    with ending(start(store, config.load(), made_of)) as run:
         run.tag({"restored": "true"})
         for row in files.read_csv(files.REPORTS / "history.csv"):
             run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})
