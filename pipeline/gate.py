@@ -1,9 +1,10 @@
-"""Gate: say whether a change makes the model worse.
+"""Gate: say whether a change makes the model worse, and let a model that passes into the registry.
 
-python -m pipeline.gate [REVISION] [--against REVISION]
+python -m pipeline.gate [REVISION] [--against REVISION|champion] [--promote] [--rollback]
 
 Judges the reports of the workspace (or of REVISION, from git alone) by the `gate` section of params.yaml: floors and
 ceilings of their own, and a paired comparison with the same images in a base, by default the merge base with `main`.
+A workspace that passes becomes the registry's challenger; --promote judges it against the champion and takes its place.
 
 Writes  reports/gate.md, made for a pull request's comment
 Exits   0 pass, also with warnings · 1 fail · 2 usage or configuration · 4 cannot be compared: never a silent pass
@@ -29,6 +30,7 @@ from pipeline.console import UserError
 from pipeline.evidence import Evidence, IncomparableError
 
 PAGE = files.REPORTS / "gate.md"
+CHAMPION = "champion"
 FLOORS = ("test_accuracy_low", "photo_accuracy")
 CEILINGS = ("calibration_error_high", "model_bytes", "multiply_adds")
 SHOWN, COLUMNS = 15, 5  # pictures of each kind; in a row
@@ -63,26 +65,78 @@ class Check:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Judge a change, write the page, and return the exit status."""
+    """Judge a change, and register, promote or roll back; return the exit status."""
     wanted = _arguments(arguments)
-    limits = config.load().gate
-    PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
-    revision = wanted.revision
-    challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
-    base = attempt(lambda: evidence.of_revision(wanted.against or evidence.default_base(revision)))
-    checks = [*([] if revision else [lock(dvc_status())]), *decide(challenger, base, limits)]
-    files.write_text(PAGE, render(checks, challenger, base))
+    if wanted.rollback:
+        registry, store = _registry()
+        print(f"champion: {registry.rollback(store)}")
+        return 0
+    against = wanted.against or (CHAMPION if wanted.promote and _has_champion() else "")
+    checks, base = judge(wanted.revision, against)
     print(describe(checks))
-    return STATUS[conclude(checks)]
+    verdict = conclude(checks)
+    if isinstance(base, Evidence) and not STATUS[verdict] and not wanted.revision:
+        print(_register(verdict, base, promote=wanted.promote))
+    return STATUS[verdict]
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.gate", description="Does this change make it worse?")
-    parser.add_argument(
-        "revision", nargs="?", default="", help="judge this revision, from git alone; default the workspace"
-    )
-    parser.add_argument("--against", metavar="REVISION", help="the base; default the merge base with main")
-    return parser.parse_args(arguments)
+    parser.add_argument("revision", nargs="?", default="", help="what to judge, from git alone; default the workspace")
+    parser.add_argument("--against", metavar="REVISION", default="", help="the base, a revision or `champion`")
+    parser.add_argument("--promote", action="store_true", help="make the workspace's model champion if it passes")
+    parser.add_argument("--rollback", action="store_true", help="make the previous champion champion again")
+    wanted = parser.parse_args(arguments)
+    if wanted.rollback and (wanted.promote or wanted.against or wanted.revision):
+        parser.error("--rollback stands alone: it judges nothing")
+    if wanted.promote and wanted.revision:
+        parser.error("--promote takes the workspace's model: check the revision out")
+    return wanted
+
+
+def judge(revision: str = "", against: str = "") -> tuple[list[Check], Evidence | IncomparableError]:
+    """Judge ``revision``, or the workspace, against a base; write the page; return the checks and the base."""
+    limits = config.load().gate
+    PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
+    challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
+    base = attempt(lambda: _of_champion() if against == CHAMPION else _of_base(revision, against))
+    checks = [*([] if revision else [lock(dvc_status())]), *decide(challenger, base, limits)]
+    files.write_text(PAGE, render(checks, challenger, base))
+    return checks, base
+
+
+def _of_base(revision: str, against: str) -> Evidence:
+    return evidence.of_revision(against or evidence.default_base(revision))
+
+
+def _of_champion() -> Evidence:
+    registry, store = _registry()
+    champion = registry.find(store, CHAMPION)
+    if not champion:
+        raise IncomparableError("no champion in the registry yet; `--promote` makes the first")
+    return evidence.read(f"the champion, {champion}", registry.reports_of(store, champion))
+
+
+def _has_champion() -> bool:
+    registry, store = _registry()
+    return registry.find(store, CHAMPION) is not None
+
+
+def _register(verdict: Verdict, base: Evidence, *, promote: bool) -> str:
+    from pipeline import tracking
+
+    registry, store = _registry()
+    challenger = registry.challenge(store, tracking.run_of_model(store))
+    if not promote:
+        return f"challenger: {challenger}; `--promote` makes it champion"
+    record = {"verdict": verdict, "base": base.name, "base_model": base.metrics["model_sha256"]}
+    return f"champion: {registry.promote(store, record)}"
+
+
+def _registry() -> tuple[Any, Any]:
+    from pipeline import registry, tracking  # MLflow takes its time: only for who needs it
+
+    return registry, tracking.open_store()
 
 
 def attempt(read: Callable[[], Evidence]) -> Evidence | IncomparableError:

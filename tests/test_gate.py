@@ -287,21 +287,25 @@ def page():
     return gate.PAGE.read_text("utf-8")
 
 
+def judged(revision="", against=""):
+    return gate.STATUS[gate.conclude(gate.judge(revision, against)[0])]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_a_change_is_judged_against_the_last_commit():
     lay_out(pair(lost=10, won=20)[1])
-    assert gate.main([]) == 0
+    assert judged() == 0
     assert page().startswith("# Gate: pass\n")
     lay_out(pair(lost=60, won=20)[1])
-    assert gate.main([]) == 1
+    assert judged() == 1
     assert page().startswith("# Gate: fail\n")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_a_first_commit_ends_with_4_and_says_why():
-    assert gate.main([]) == 4
+    assert judged() == 4
     assert "no baseline: there is no commit before this one" in page()
 
 
@@ -310,7 +314,7 @@ def test_outputs_of_other_parameters_fail(project):
     lay_out(pair(won=1)[1])
     path = project / "params.yaml"
     path.write_text(path.read_text("utf-8") + "# another word\n", "utf-8")
-    assert gate.main([]) == 1
+    assert judged() == 1
     assert "| dvc status | **fail** | changed: made; `dvc repro` | clean |" in page()
 
 
@@ -319,11 +323,11 @@ def test_outputs_of_other_parameters_fail(project):
 def test_missing_predictions_and_nan_end_with_4():
     lay_out(pair(won=1)[1])
     (files.REPORTS / "predictions.csv").unlink()
-    assert gate.main([]) == 4
+    assert judged() == 4
     assert "the workspace has no reports/predictions.csv" in page()
     lay_out(pair(won=1)[1])
     files.write_text(files.REPORTS / "metrics.json", '{"test_accuracy": NaN}')
-    assert gate.main([]) == 4
+    assert judged() == 4
 
 
 @pytest.mark.slow
@@ -331,15 +335,15 @@ def test_two_revisions_are_compared_whatever_the_workspace_holds(project):
     lay_out(pair(lost=60)[1])
     commit(project)
     shutil.rmtree(files.REPORTS)
-    assert gate.main(["HEAD~1", "--against", "HEAD"]) == 0
-    assert gate.main(["HEAD"]) == gate.main(["HEAD", "--against", "HEAD~1"]) == 1
+    assert judged("HEAD~1", "HEAD") == 0
+    assert judged("HEAD") == judged("HEAD", "HEAD~1") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("project")
 def test_an_unknown_base_is_a_users_mistake_and_leaves_no_verdict_of_before():
     lay_out(pair(won=1)[1])
-    assert gate.main([]) == 0
+    assert judged() == 0
     with pytest.raises(console.UserError, match="nowhere: expected a revision") as caught:
         gate.main(["--against", "nowhere"])
     assert caught.value.status == 2
@@ -357,3 +361,40 @@ def test_a_folder_without_dvc_is_a_users_mistake(project):
 def test_the_reports_that_the_gate_reads_are_named_as_the_stages_write_them():
     assert evidence.METRICS == "reports/metrics.json"
     assert evidence.PREDICTIONS == "reports/predictions.csv"
+
+
+@pytest.mark.parametrize("arguments", [["--rollback", "--promote"], ["--promote", "HEAD"], ["--rollback", "HEAD"]])
+def test_what_does_not_go_together_is_a_usage_error(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        gate.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m pipeline.gate: error: --")
+
+
+EASY = {"test_accuracy_low": 0.3, "photo_accuracy": 0.0, "calibration_error_high": 0.9, "margin": 0.5, "worse_p": 1e-9}
+
+
+@pytest.mark.slow
+def test_a_model_that_passes_is_offered_promoted_beaten_and_taken_back(made_project):
+    project = made_project
+    project.set(**{f"gate.{name}": value for name, value in EASY.items()})
+    project.git("commit", "--quiet", "--all", "--message", "Ask little of few digits")
+    assert project.stage("gate", "--against", "champion", status=4)
+    project.set(**{"checkpoints.max_days": 29})
+    assert "challenger: version 1 of digits;" in project.stage("gate").stdout
+    assert "champion: version 1 of digits" in project.stage("gate", "--promote").stdout
+    project.set(**{"train.seed": 2})
+    assert "dvc status" in project.stage("gate", "--promote", status=1).stdout
+    project.dvc("repro")
+    assert "champion: version 2 of digits" in project.stage("gate", "--promote").stdout
+    assert "the champion, version 1 of digits, model" in (project.root / gate.PAGE).read_text("utf-8")
+    assert "champion: version 1 of digits" in project.stage("gate", "--rollback").stdout
+    assert "p = 1: 0 lost" not in project.stage("gate", "--against", "champion").stdout
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_pass_is_neither_offered_nor_promoted(made_project):
+    made_project.set(**{"gate.test_accuracy_low": 0.9999})
+    said = made_project.stage("gate", "--promote", status=1).stdout
+    assert "challenger:" not in said
+    assert "champion:" not in said
