@@ -1,0 +1,20 @@
+"""The summary says what there is, and nothing of what there is not."""
+
+from pipeline import files, summary
+
+
+def test_before_anything_is_made_it_says_what_to_type(tmp_path):
+    lines = summary.summarize(tmp_path)
+    assert any("make ui" in line for line in lines)
+    assert not any("accuracy" in line for line in lines)
+
+
+def test_each_report_is_one_line(tmp_path):
+    files.write_json(
+        tmp_path / "metrics.json",
+        {"test_accuracy": 0.99412, "test_accuracy_low": 0.9925, "test_accuracy_high": 0.9954, "test_loss": 0.0182},
+    )
+    files.write_bytes(tmp_path / "mistakes.png", b"")
+    lines = summary.summarize(tmp_path)
+    assert "test accuracy 0.9941 (95%: 0.9925 to 0.9954), loss 0.0182" in lines
+    assert f"See {tmp_path / 'mistakes.png'} (the mistakes)" in lines
