@@ -206,7 +206,13 @@ def test_the_lock_holds_what_the_project_asks_for():
     assert asked_for() <= set(locked)
 
 
-PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "keras": "tensorflow", "yaml": "pyyaml"}
+PACKAGES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "keras": "tensorflow",
+    "markdown_it": "markdown-it-py",
+    "yaml": "pyyaml",
+}
 BROUGHT = {"markupsafe", "sqlalchemy"}  # by MLflow, which answers in their words
 
 
