@@ -133,7 +133,7 @@ def tracked(root: Path) -> list[str]:
 @pytest.fixture
 def small_project(template: Project, tmp_path: Path) -> Iterator[Project]:
     """Return a small project in which nothing but fetch has run; the test may do to it what it likes."""
-    project = template.copy(tmp_path / "project")
+    project = template.copy(tmp_path / "small")
     yield project
     shutil.rmtree(project.root)
 
@@ -151,6 +151,6 @@ def made_once(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 @pytest.fixture
 def made_project(made_once: Project, tmp_path: Path) -> Iterator[Project]:
     """Return a copy of a small project after ``dvc repro``; the test may do to it what it likes."""
-    project = made_once.copy(tmp_path / "project")
+    project = made_once.copy(tmp_path / "made")
     yield project
     shutil.rmtree(project.root)
