@@ -10,10 +10,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-fast check ui photo gate sweep bench lock clean help setup
+.PHONY: repro test test-fast check ui demo photo gate sweep bench lock clean help setup
 
 repro: setup  ## run what changed, from MNIST to the photographs (the default)
 	@dvc repro
+	@python -m pipeline.report
 	@python -m pipeline.summary
 
 test: setup  ## the whole test suite
@@ -28,10 +29,11 @@ check: setup  ## lint, format and types
 	@mypy
 
 ui: setup  ## compare the runs in MLflow (PORT=5000)
-	@test -e mlruns/mlflow.db || { echo "error: mlruns: no runs yet; run \`make\` first" >&2; exit 2; }
-	@echo "Compare the runs at http://127.0.0.1:$(PORT)/#/experiments/1?compareRunsMode=CHART (Ctrl-C ends this)"
-	@PYTHONWARNINGS=ignore MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --port $(PORT) \
-		--backend-store-uri sqlite:///mlruns/mlflow.db --uvicorn-opts "--log-level warning"
+	@python -m pipeline.ui --port $(PORT)
+
+demo: PORT = 8000
+demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000)
+	@python -m pipeline.demo --port $(PORT)
 
 photo: setup  ## read a picture, or a folder of them (FILE=five.jpg)
 	@test -n "$(FILE)" || { echo "error: FILE: expected a picture; make photo FILE=five.jpg" >&2; exit 2; }
