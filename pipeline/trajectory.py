@@ -192,8 +192,10 @@ def improved(history: History, monitor: str) -> list[int]:
 
 
 def best_epoch(history: History, monitor: str) -> int:
-    """Return the number of the best epoch: the first, where several are equal."""
-    return improved(history, monitor)[-1]
+    """Return the number of the best epoch: the first, where several are equal; raise ``UserError`` where none is."""
+    if numbers := improved(history, monitor):
+        return numbers[-1]
+    raise UserError(f"{monitor} was not a number in any of {len(history)} epochs; lower train.learning_rate")
 
 
 def finished(history: History, train: Train) -> bool:
