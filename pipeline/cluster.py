@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,8 +55,7 @@ class Cluster:
     def hear(self, stream: Any) -> Message | None:
         """Return a stream's next message, or None at its end; raise ``LostError`` or ``FailedError``."""
         try:
-            message: Message = self.ray.get(next(stream))
-            return message
+            message: Message | None = self.ray.get(next(stream))
         except StopIteration:
             return None
         except self.ray.exceptions.LocalRayletDiedError:
@@ -64,6 +64,7 @@ class Cluster:
             raise FailedError(_one_line(f"{type(error.cause).__name__}: {error.cause}")) from None
         except self.ray.exceptions.RayError as error:
             raise LostError(_one_line(error)) from None
+        return message
 
 
 @contextlib.contextmanager
@@ -89,12 +90,16 @@ def connected(address: str, digits: Digits, threads: int, walk: Explore = explor
 
 def _settings(address: str) -> dict[str, str]:
     quick = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": str(PATIENCE)}
-    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # there, and only there, Ray keeps to the loopback address
+    alone = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # there, and only there, Ray keeps to the loopback address
+        "RAY_AUTH_MODE": "token",  # other users of this machine are not to run code here
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray leaves one in the home folder
+    }
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        **(loopback if address == "local" else quick),
+        **(alone if address == "local" else quick),
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
