@@ -13,9 +13,9 @@ FACTS = {  # report: what it says, in the words of a sentence
     "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
     "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
     " loss {test_loss:.4f}",
-    "photos.json": "{photo_correct} of {photo_labelled} labelled pictures read right",
+    "photos.json": "{photo_accuracy:.1%} of {photos_scored} labelled pictures read right",
 }
-PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "photos.png": "the photographs"}
+PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "contact_sheet.png": "the photographs"}
 NEXT = {
     "make ui": "compare the runs",
     "make photo FILE=five.jpg": "read a picture of your own",
