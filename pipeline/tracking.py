@@ -63,33 +63,42 @@ def store_uri() -> str:
 
 
 def open_store(uri: str = "") -> Store:
-    """Open the store, made when it is not there; close runs whose process died; raise ``UserError`` if out of reach.
-
-    A local store that was moved or copied with its project is told where it is now.
-    """
+    """Open the store and put right what can be: close runs whose process died, follow a project that was moved."""
     uri = uri or store_uri()
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        if uri.startswith("sqlite:///"):
-            store = _open_local(uri)
-        else:
-            _reach(uri)
-            store = _open(uri, artifacts=None)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
+    store = connect(uri)
+    if uri.startswith(SQLITE):
+        relocate(database_of(uri))
     close_stale(store)
     return store
 
 
-def _open_local(uri: str) -> Store:
-    database = Path(uri.removeprefix("sqlite:///")).resolve()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.parent / ".lock"):  # processes that make the schema at once break it for good
-        store = _open(uri, artifacts=(database.parent / "artifacts").as_uri())
-        relocate(database)
-        return store
+SQLITE = "sqlite:///"
+
+
+def database_of(uri: str) -> Path:
+    """Return the file of a local store."""
+    return Path(uri.removeprefix(SQLITE)).resolve()
+
+
+def connect(uri: str) -> Store:
+    """Open a store as it is, made when it is not there; raise ``UserError`` if it is out of reach."""
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        if uri.startswith(SQLITE):
+            return _connect_local(uri)
+        _reach(uri)
+        return _connect(uri, artifacts=None)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
+
+
+def _connect_local(uri: str) -> Store:
+    folder = database_of(uri).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
+        return _connect(uri, artifacts=(folder / "artifacts").as_uri())
 
 
 LOCATIONS = (
@@ -121,7 +130,7 @@ def relocate(database: Path) -> None:
             connection.execute(query, [new, len(old) + 1, len(old) + 1, f"{old}/"])
 
 
-def _open(uri: str, artifacts: str | None) -> Store:
+def _connect(uri: str, artifacts: str | None) -> Store:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
@@ -535,9 +544,14 @@ def log_page(page: Path) -> None:
 
 def run_of_model(store: Store) -> Run:
     """Return the newest run of the model that reports/train.json describes; restore it if there is none."""
+    return find_run(store) or restore(store)
+
+
+def find_run(store: Store) -> Run | None:
+    """Return the newest finished run of the model that reports/train.json describes."""
     report = files.read_json(files.REPORTS / "train.json")
     found = store.runs(f"tags.`model.sha256` = '{report['model_sha256']}' and attributes.status = 'FINISHED'")
-    return Run(store, found[0].info.run_id) if found else restore(store)
+    return Run(store, found[0].info.run_id) if found else None
 
 
 def restore(store: Store) -> Run:
