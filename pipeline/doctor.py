@@ -1,0 +1,153 @@
+"""Doctor: find what is no longer true in the MLflow store, and mend it.
+
+python -m pipeline.doctor [--fix]
+
+Looks for runs left RUNNING by processes that died, artifacts without a run and runs without artifacts, absolute
+locations after the project was moved, and a model in models/ that has no run, as in an empty store.
+
+Mends   stale runs always; with --fix also the locations, and the missing run from the reports that DVC keeps. What is
+        gone cannot be mended, and what nobody knows is not deleted: both are said.
+Exits   0 all is well now · 1 something is left · 2 usage, or a store out of reach
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import console, files, tracking
+from pipeline.tracking import Store
+
+RESULTS = (  # what `evaluate` and `predict-photo` told of the model: figures, pictures by key, whole reports
+    ("metrics.json", {"mistakes": "mistakes.png"}, ("metrics.json", "predictions.csv")),
+    ("photos.json", {"photos": "contact_sheet.png"}, ("photos.json", "photos.csv")),
+)
+
+
+KINDS = (  # what has artifacts: its name, where they lie, a file of them, all of the kind, those that must have them
+    (
+        "run",
+        "artifacts",
+        "params.yaml",
+        "SELECT run_uuid FROM runs",
+        "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id)"
+        " WHERE runs.lifecycle_stage = 'active' AND status = 'FINISHED' AND experiments.name = 'digits'",
+    ),
+    (
+        "model",
+        "artifacts/models",
+        "MLmodel",
+        "SELECT model_id FROM logged_models",
+        "SELECT model_id FROM logged_models JOIN experiments USING (experiment_id)"
+        " WHERE logged_models.lifecycle_stage = 'active' AND status = 2 AND experiments.name = 'digits'",  # 2 is READY
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be, in words, and what mends it: always, or with ``--fix``."""
+
+    words: str
+    mend: Callable[[], object] | None = None
+    always: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Examine the store, mend what is to be mended, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.doctor", description="Is all that MLflow tells still true?"
+    )
+    parser.add_argument("--fix", action="store_true", help="mend what can be mended")
+    fix = parser.parse_args(arguments).fix
+    uri, left = tracking.store_uri(), 0
+    for finding in examine(uri):
+        left += not treat(finding, fix=fix)
+    print(f"{uri}: {f'{left} left' if left else 'all is well'}")
+    return 1 if left else 0
+
+
+def treat(finding: Finding, *, fix: bool) -> bool:
+    """Mend a finding where that is asked for, say so, and return whether it is mended."""
+    mended = finding.mend is not None and (fix or finding.always)
+    if mended and finding.mend:
+        finding.mend()
+    advice = ": mended" if mended else "; --fix mends it" if finding.mend else ""
+    print(f"{finding.words}{advice}")
+    return mended
+
+
+def examine(uri: str) -> Iterator[Finding]:
+    """Yield what is wrong, one after the other: each may be mended before the next is looked for."""
+    database = tracking.database_of(uri) if uri.startswith(tracking.SQLITE) else None
+    if database and database.exists():
+        yield from moved(database)
+        yield from strays(database)
+    store = tracking.connect(uri)
+    yield from stale(store)
+    yield from untold(store)
+
+
+def moved(database: Path) -> Iterator[Finding]:
+    """Find that a local store was made in another folder."""
+    old = tracking.moved_from(database)
+    if old:
+        yield Finding(f"moved: the store's locations are those of {old}", lambda: tracking.relocate(database))
+
+
+def strays(database: Path) -> Iterator[Finding]:
+    """Find artifacts that nothing in a local store has, and runs and models whose artifacts are gone."""
+    for kind, folder, file, everything, complete in KINDS:
+        place, known = database.parent / folder, _ids(database, everything)
+        for path in sorted(place.iterdir() if place.is_dir() else ()):
+            if path.name not in known and (path / "artifacts").is_dir():
+                yield Finding(
+                    f"stray: {console.shown(path)} is of no {kind} in the store; remove it if nobody needs it"
+                )
+        for each in sorted(_ids(database, complete)):
+            if not (place / each / "artifacts" / file).is_file():
+                yield Finding(f"gone: the artifacts of {kind} {each}, expected in {console.shown(place / each)}")
+
+
+def _ids(database: Path, query: str) -> set[str]:
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return {row[0] for row in connection.execute(query)}
+
+
+def stale(store: Store) -> Iterator[Finding]:
+    """Find runs whose process died."""
+    for run in store.runs("attributes.status = 'RUNNING'"):
+        if tracking.is_dead(run.data.tags):
+            words = f"stale: run {run.info.run_id} is RUNNING, but its process {run.data.tags['process.pid']} is dead"
+            close = functools.partial(store.client.set_terminated, run.info.run_id, "KILLED")
+            yield Finding(words, close, always=True)
+
+
+def untold(store: Store) -> Iterator[Finding]:
+    """Find that the model which the reports describe has no run."""
+    report = files.REPORTS / "train.json"
+    if report.exists() and not tracking.find_run(store):
+        words = (
+            f"untold: the store has no run of model {files.read_json(report)['model_sha256'][:12]} in {files.MODELS}"
+        )
+        yield Finding(words, rebuild)
+
+
+def rebuild() -> None:
+    """Make the run of the current DVC outputs anew, with all that its reports say."""
+    for report, pictures, kept in RESULTS:
+        if (files.REPORTS / report).exists():
+            named = {key: files.REPORTS / name for key, name in pictures.items()}
+            tracking.log_results(
+                files.read_json(files.REPORTS / report), named, [files.REPORTS / name for name in kept]
+            )
+    tracking.run_of_model(tracking.open_store())
+
+
+if __name__ == "__main__":
+    console.run(main)
