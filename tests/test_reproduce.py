@@ -1,0 +1,189 @@
+"""A run comes out the same again, anywhere; where it does not, reproduce says so and why."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Project, environment
+
+from pipeline import config, files, reproduce, tracking
+from pipeline.console import UserError
+from pipeline.reproduce import CLOSE, OTHER, SAME, Outcome
+from pipeline.tracking import Store
+
+MADE_OF = dict.fromkeys(("data", "params", "code", "model", "metrics"), ("d" * 64, "d" * 64))
+FIGURES = {"test_accuracy": (0.99, 0.99), "test_loss": (0.03, 0.03)}
+IMAGES = {"test": 10000, "validation": 12000}
+OTHER_BITS = {"model": ("a" * 64, "b" * 64), "metrics": ("a" * 64, "b" * 64)}
+
+
+def outcome(digests=None, figures=None, reasons=()):
+    return Outcome(MADE_OF | (digests or {}), FIGURES | (figures or {}), IMAGES, reasons)
+
+
+def test_the_same_digests_and_figures_are_a_reproduction() -> None:
+    assert outcome().status == SAME
+    assert reproduce.verdict(outcome()) == "reproduced bit for bit"
+
+
+def test_other_bits_with_figures_within_sampling_error_are_told_apart() -> None:
+    found = outcome(OTHER_BITS, {"test_accuracy": (0.99, 0.9905)}, ["another processor: x86_64 avx2"])
+    assert found.status == CLOSE
+    assert reproduce.verdict(found).endswith("within sampling error, other bits: another processor: x86_64 avx2")
+
+
+def test_figures_beyond_sampling_error_are_no_reproduction() -> None:
+    assert outcome(OTHER_BITS, {"test_accuracy": (0.99, 0.98)}).status == OTHER
+
+
+def test_other_bits_without_an_accuracy_to_compare_are_no_reproduction() -> None:
+    assert Outcome(MADE_OF | OTHER_BITS, {"test_loss": (0.03, 0.04)}, IMAGES, ()).status == OTHER
+
+
+@pytest.mark.parametrize("name", ["data", "params", "code"])
+def test_a_run_made_of_something_else_is_no_reproduction_however_good(name: str) -> None:
+    found = outcome({name: ("a" * 64, "b" * 64)})
+    assert found.status == OTHER
+    assert reproduce.verdict(found) == f"not reproduced: other {name}"
+
+
+def test_one_digit_in_twenty_thousand_is_chance_and_a_hundred_are_not() -> None:
+    assert reproduce.close(0.9920, 0.9921, 10000)
+    assert not reproduce.close(0.9920, 0.9820, 10000)
+    assert reproduce.close(1.0, 1.0, 10000)
+
+
+def test_the_reasons_are_the_processor_and_the_packages_that_differ() -> None:
+    before = {"system.processor": "x86_64 avx2", "system.packages": "keras==3.14 numpy==2.4", "system.python": "3.11.7"}
+    now = {"system.processor": "x86_64 avx2 avx512f", "system.packages": "keras==3.15 numpy==2.4"} | {
+        "system.python": "3.11.7"
+    }
+    assert list(reproduce.reasons(before, now)) == [
+        "another processor: x86_64 avx2, here x86_64 avx2 avx512f",
+        "other packages: keras 3.14, here 3.15",
+    ]
+    assert list(reproduce.reasons(now, now)) == []
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("workspace")))
+        return tracking.open_store()
+
+
+def run_of(store: Store, name: str, model: str = "") -> str:
+    """Return the id of a run that is called so, and made this model."""
+    with tracking.ending(tracking.start(store, config.load(), {"data_sha256": "d" * 64}, name=name)) as run:
+        if model:
+            run.tag({"model.sha256": model})
+    return run.run_id
+
+
+def test_a_run_is_found_by_id_by_its_beginning_and_by_name(store: Store) -> None:
+    run_id = run_of(store, "by name", "a" * 64)
+    for name in (run_id, run_id[:12], "by name"):
+        assert reproduce.find(store, name).info.run_id == run_id
+
+
+def test_of_runs_that_made_the_same_model_the_newest_is_meant(store: Store) -> None:
+    run_of(store, "twice", "b" * 64)
+    newest = run_of(store, "twice", "b" * 64)
+    assert reproduce.find(store, "twice").info.run_id == newest
+
+
+def test_a_name_that_says_nothing_is_refused_in_one_line(store: Store) -> None:
+    for model in ("c" * 64, "d" * 64):
+        run_of(store, "ambiguous", model)
+    run_of(store, "without a model")
+    for name, words in (
+        ("ambiguous", "2 runs are called so; name one by its id"),
+        ("without a model", "made no model"),
+        ("nothing", "no such run; expected an id"),
+        ("models:/digits@champion", "no such version"),
+    ):
+        with pytest.raises(UserError, match=words):
+            reproduce.find(store, name)
+
+
+def test_a_commit_that_is_not_here_is_named(store: Store, tmp_path: Path) -> None:
+    run_id = run_of(store, "elsewhere", "e" * 64)
+    run = tracking.Run(store, run_id)
+    run.tag({"git.commit": "0" * 40})
+    with pytest.raises(UserError, match=r"commit 000000000000 of run \w+ is not here; `git fetch` its branch"):
+        reproduce.check_out(run, tmp_path / "clone")
+
+
+def test_a_patch_that_is_gone_is_missed(store: Store, tmp_path: Path) -> None:
+    origin = tracking.Origin({"git.commit": _head(), "git.dirty": "true"}, b"")
+    run = tracking.start(store, config.load(), {"data_sha256": "d" * 64}, origin=origin)
+    with pytest.raises(UserError, match="what was not committed is gone with its artifact"):
+        reproduce.check_out(run, tmp_path / "clone")
+
+
+def _head() -> str:
+    words = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(words, cwd=files.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def state(project: Project) -> dict[str, bytes]:
+    """Return what a person would miss: the working tree, the checkpoints, the model and git's own state."""
+    paths = [path for path in project.root.rglob("*") if path.is_file() and not {".git", "mlruns"} & set(path.parts)]
+    kept = {str(path): path.read_bytes() for path in paths if "__pycache__" not in path.parts}
+    return kept | {"git": project.git("status", "--porcelain").encode() + project.git("show-ref").encode()}
+
+
+@pytest.mark.slow
+def test_an_experiment_with_uncommitted_code_is_reproduced_and_the_workspace_is_not_touched(
+    made_project: Project,
+) -> None:
+    network = made_project.root / "pipeline" / "network.py"
+    committed = network.read_text("utf-8")
+    network.write_bytes(committed.replace("GlorotUniform", "HeUniform").encode() + b"# other weights\r\n")
+    (made_project.root / "notes.txt").write_bytes(b"caf\xe9 \r\n")
+    made_project.dvc("exp", "run", "--temp", "--set-param", "train.dropout=0.3")
+    network.write_text(committed, "utf-8")
+    files.write_bytes(made_project.root / "params.yaml", b"broken: since")
+    before = state(made_project)
+    done = made_project.stage("reproduce", "batch 128 · dropout 0.3 · patience 3")
+    assert "reproduced bit for bit" in done.stdout
+    assert "Running stage 'train'" in done.stderr
+    assert state(made_project) == before
+
+
+@pytest.mark.slow
+def test_two_clones_end_with_the_same_lock_and_reports(template: Project, tmp_path: Path, raw_mnist: Path) -> None:
+    people = [
+        {"LOGNAME": "ada", "TZ": "Pacific/Auckland", "PYTHONHASHSEED": "1", "MASK": "002", "LC_ALL": "C"},
+        {"LOGNAME": "grace", "TZ": "America/Anchorage", "PYTHONHASHSEED": "2", "MASK": "077", "LC_ALL": "C.UTF-8"},
+    ]
+    clones = [repeat_as(person, template, tmp_path / person["LOGNAME"], raw_mnist) for person in people]
+    for process in [process for _, process in clones]:
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    (one, _), (other, _) = clones
+    assert (one / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
+    assert reports(one) == reports(other)
+    assert len(reports(one)) > 3
+
+
+def repeat_as(person: dict[str, str], template: Project, home: Path, raw: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """Clone the project as somebody else, in a folder of another depth, and start its pipeline there."""
+    clone = home / "work" / f"digits of {person['LOGNAME']}"
+    (home / "tmp").mkdir(parents=True)
+    template.git("clone", "--quiet", str(template.root), str(clone))
+    variables = environment() | person | {"HOME": str(home), "TMPDIR": str(home / "tmp"), "USER": person["LOGNAME"]}
+    commands = f"""
+        umask $MASK
+        {sys.executable} -m pipeline.fetch --from {raw}
+        dvc commit --quiet --force fetch
+        dvc repro
+    """
+    words = ["sh", "-e", "-c", commands]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return clone, subprocess.Popen(words, cwd=clone, env=variables, text=True, **pipes)
+
+
+def reports(clone: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (clone / "reports").iterdir() if path.name != ".gitignore"}
