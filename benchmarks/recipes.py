@@ -1,0 +1,142 @@
+"""Train every recipe of the ladder with several seeds: what each step buys, and how sure that is.
+
+    python -m benchmarks.recipes [--seeds 5] [--recipe ours] [--workers 2]
+
+Every training has one thread and as many run at once as there are workers. The epoch is chosen on the validation
+digits; the test digits are read once, at the end, to report. Walked paths are kept in .checkpoints/, so that a study
+that was stopped goes on. Writes benchmarks/recipes.csv, a training a row, and prints its means as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline import config, console, files, model, trajectory
+from pipeline.classifier import Calibration, Classifier
+from pipeline.config import Train
+
+RECIPES, REPORT = Path("benchmarks/recipes.yaml"), Path("benchmarks/recipes.csv")
+COLUMNS = ("recipe", "seed", "epochs_run", "best_epoch", "val_accuracy", "test_accuracy", "test_loss", "cpu_minutes")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the study and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--recipe", action="append", help="only this one (may be given several times)")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args(arguments)
+    recipes = ladder()
+    wanted = given.recipe or list(recipes)
+    work = [(name, seed, recipes[name]) for seed in range(1, given.seeds + 1) for name in wanted]
+    rows = [row for row in kept_rows() if row["recipe"] not in wanted]
+    with (
+        console.progress(len(work), "study", "training") as bar,
+        multiprocessing.get_context("spawn").Pool(given.workers, maxtasksperchild=1) as pool,
+    ):
+        for row in pool.imap_unordered(study, work):
+            rows.append(row)
+            bar.update()
+            order = list(recipes)
+            rows.sort(key=lambda each: (order.index(each["recipe"]), int(each["seed"])))
+            files.write_csv(REPORT, rows, COLUMNS)
+    print("\n".join(table(rows)))
+
+
+def ladder() -> dict[str, Train]:
+    """Return the recipes by name, each with the changes of those above it; the last is params.yaml's own."""
+    own = config.load().train
+    changes: dict[str, Any] = {}
+    recipes = {}
+    for name, change in yaml.safe_load(RECIPES.read_text("utf-8")).items():
+        changes = changes | change if change else {}
+        recipes[name] = changed(own, changes)
+    return recipes
+
+
+def changed(train: Train, changes: dict[str, Any]) -> Train:
+    """Return ``train`` with values by their dotted names, and one thread."""
+    content = train.model_dump()
+    for name, value in changes.items():
+        section = content["augment"] if name.startswith("augment.") else content
+        section[name.removeprefix("augment.")] = value
+    return config.check(Train, content | {"threads": 1}, str(RECIPES), "train.")
+
+
+def kept_rows() -> list[dict[str, Any]]:
+    """Return the rows of earlier studies."""
+    return list(files.read_csv(REPORT)) if REPORT.exists() else []
+
+
+def study(work: tuple[str, int, Train]) -> dict[str, Any]:
+    """Train one recipe with one seed and return its row."""
+    name, seed, recipe = work
+    train = recipe.model_copy(update={"seed": seed})
+    digits = trajectory.load_digits(files.PREPARED)
+    start, epochs = time.process_time(), []
+    for epoch in trajectory.walk(
+        digits, train, trajectory.checkpoints_of(train, digits.sha256, config.load().checkpoints)
+    ):
+        epochs.append(epoch)
+        if trajectory.finished([each.metrics for each in epochs], train):
+            break
+    spent = time.process_time() - start
+    best = epochs[trajectory.best_epoch([each.metrics for each in epochs], train.monitor) - 1]
+    test_accuracy, test_loss = tested(model.package(best, train, digits))
+    return {
+        "recipe": name,
+        "seed": seed,
+        "epochs_run": len(epochs),
+        "best_epoch": best.number,
+        "val_accuracy": round(best.metrics["val_accuracy"], 5),
+        "test_accuracy": round(test_accuracy, 4),
+        "test_loss": round(test_loss, 4),
+        "cpu_minutes": round(spent / 60, 1),
+    }
+
+
+def tested(content: dict[str, bytes]) -> tuple[float, float]:
+    """Return accuracy and loss on the test digits."""
+    images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
+    answers = Classifier(content[model.NETWORK], Calibration(temperature=1, threshold=0)).raw(images)
+    right = answers[np.arange(len(labels)), labels]
+    return float((answers.argmax(1) == labels).mean()), float(-np.log(np.maximum(right, 1e-30)).mean())
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a Markdown table: a recipe a row, mean and standard deviation over its seeds."""
+    lines = [
+        "| recipe | n | test accuracy | validation accuracy | epochs | CPU minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(row["recipe"] for row in rows):
+        group = [row for row in rows if row["recipe"] == name]
+        test, validation, epochs, minutes = (
+            [float(row[column]) for row in group]
+            for column in ("test_accuracy", "val_accuracy", "epochs_run", "cpu_minutes")
+        )
+        lines.append(
+            f"| {name} | {len(group)} | {spread(test)} | {spread(validation)} "
+            f"| {statistics.mean(epochs):.1f} | {statistics.median(minutes):.1f} |"
+        )
+    return lines
+
+
+def spread(shares: Sequence[float]) -> str:
+    """Return mean and standard deviation in percent."""
+    deviation = statistics.stdev(shares) if len(shares) > 1 else math.nan
+    return f"{100 * statistics.mean(shares):.3f} ± {100 * deviation:.3f}"
+
+
+if __name__ == "__main__":
+    console.run(main)
