@@ -29,8 +29,9 @@ from pipeline.console import UserError
 PAGE = files.REPORTS / "index.html"
 TEMPLATE = "report.html"
 TABLES = ("history", "calibration", "predictions", "photos", "sweep")
-PICTURES = ("mistakes", "contact_sheet", "digits")
+PICTURES = ("mistakes", "contact_sheet", "sweep_parallel", "sweep_heatmap", "digits")
 WORST, BEST = 24, 20  # mistakes and trials that are listed
+UNSHOWN = ("model_sha256", "stopped_early", "error")  # of a trial
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy", "opencv-python-headless", "mlflow", "dvc")
 Row = Mapping[str, str]
 SECTIONS = {  # anchor: its name, and what must be there for it
@@ -95,7 +96,7 @@ def collect(reports: Path) -> dict[str, Any]:
         "mistakes": mistakes(rows["predictions"]),
         "pictures": {name: _embedded(reports / f"{name}.png") for name in PICTURES},
         "photos": _photos(photos, rows["photos"]),
-        "sweep": _table(rows["sweep"][:BEST]) | {"total": len(rows["sweep"])} if rows["sweep"] else {},
+        "sweep": _sweep(rows["sweep"]),
         "gate": gate(_text(reports / "gate.md"), metrics.get("model_sha256", "")),
         "data": data_sentence(data),
         "digests": list(digests(metrics, made_of, files.ROOT / "dvc.lock")),
@@ -114,9 +115,9 @@ def headline(
         found += [("test accuracy", f"{metrics['test_accuracy']:.2%}", interval)]
         found += [("test loss", f"{metrics['test_loss']:.4f}", "cross-entropy, before calibration")]
         found += [("calibration error", f"{metrics['calibration_error']:.4f}", "0 is honest")]
-    if photos.get("photo_labelled"):
-        right = f"{photos['photo_correct']} of {photos['photo_labelled']}"
-        found += [("photographs read right", right, f"{photos['photo_correct'] / photos['photo_labelled']:.0%}")]
+    if "photo_accuracy" in photos:
+        interval = f"95%: {photos['photo_accuracy_low']:.1%} to {photos['photo_accuracy_high']:.1%}"
+        found += [("photographs", f"{photos['photo_accuracy']:.1%}", interval)]
     if train:
         epochs = f"best of {train['epochs_run']} epochs" + (", then stopped early" if train["stopped_early"] else "")
         found += [
@@ -214,12 +215,18 @@ def data_sentence(data: Mapping[str, Any]) -> str:
 
 
 def _photos(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    if not report and not rows:
+    if not report:
         return {}
-    sentence = ""
-    if report.get("photo_labelled"):
-        sentence = f"{report['photo_correct']} of {report['photo_labelled']} labelled pictures were read right."
+    sentence = "{photos_read} pictures were read; {photos_unsure} answers are unsure.".format_map(report)
+    if "photo_accuracy" in report:
+        right = round(report["photo_accuracy"] * report["photos_scored"])
+        sentence += f" {right} of the {report['photos_scored']} with a label were read right, every digit of them."
     return _table(rows) | {"sentence": sentence}
+
+
+def _sweep(rows: Sequence[Row]) -> dict[str, Any]:
+    shown = [{name: value for name, value in row.items() if name not in UNSHOWN} for row in rows[:BEST]]
+    return _table(shown) | {"total": len(rows)} if rows else {}
 
 
 def digests(metrics: Mapping[str, Any], made_of: Mapping[str, Any], lock: Path) -> Iterable[tuple[str, str]]:

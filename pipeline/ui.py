@@ -116,7 +116,7 @@ def _charts() -> Iterator[dict[str, Any]]:
     for name in ("loss", "accuracy"):
         title = f"{name}, training against validation"
         yield _chart("curves", "LINE", title, metricKey=name, selectedMetricKeys=[name, f"val_{name}"])
-    for name in ("mistakes", "contact_sheet"):
+    for name in ("mistakes", "photos"):
         yield _chart("pictures", "IMAGE", name, imageKeys=[name])
 
 

@@ -1,0 +1,292 @@
+"""The report page says what the reports say, all of it and nothing else, in a file that needs no network."""
+
+import base64
+import io
+import itertools
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest import Project
+from PIL import Image
+
+from pipeline import charts, files, report, tracking
+
+MODEL, TEST = "a" * 64, "b" * 64
+METRICS = {
+    "calibration_error": 0.004,
+    "calibration_error_high": 0.006,
+    "model_bytes": 218320,
+    "model_sha256": MODEL,
+    "multiply_adds": 4865920,
+    "test_accuracy": 0.9939,
+    "test_accuracy_high": 0.9952,
+    "test_accuracy_low": 0.9922,
+    "test_images": 10000,
+    "test_loss": 0.0201,
+    "test_sha256": TEST,
+}
+TRAIN = {
+    "best_epoch": 2,
+    "best_val_accuracy": 0.9931,
+    "best_val_loss": 0.0243,
+    "epochs_run": 3,
+    "model_sha256": MODEL,
+    "parameters": 53578,
+    "stopped_early": True,
+}
+HISTORY = [(1, 0.5, 0.85, 0.2, 0.95), (2, 0.2, 0.94, 0.1, 0.97), (3, 0.1, 0.96, 0.12, 0.96)]
+PREDICTIONS = [(0, 7, 7, 0.99), (1, 7, 1, 0.6), (2, 7, 9, 0.95), (3, 4, 4, 0.9), (4, 9, 9, 1.0)]
+GATE = f"""# Gate: warn
+
+Nothing is shown to be worse; look at the warnings before you merge.
+
+Of the workspace, model `{MODEL[:12]}`, against main, model `{"c" * 12}`.
+
+| check | verdict | found | asked for |
+|---|---|---|---|
+| margin | **warn** | <b>0.1</b> points | above 0.3 |
+
+## 1 lost: right in the base, wrong now
+
+```text
+⠀⠀⠀⣀
+```
+"""
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with every report there can be, of a small test set."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files.ROOT / "params.yaml", tmp_path)
+    folder = tmp_path / "reports"
+    photos = {"photos_read": 3, "photos_scored": 2, "photos_unreadable": 1, "photos_unsure": 1}
+    shares = {"photo_accuracy": 0.5, "photo_accuracy_low": 0.0945, "photo_accuracy_high": 0.9055}
+    for name, content in {"metrics": METRICS, "train": TRAIN, "photos": photos | shares}.items():
+        files.write_json(folder / f"{name}.json", content)
+    uses = {"train_digits": 48000, "validation_digits": 12000, "test_digits": 10000}
+    files.write_json(folder / "data.json", uses)
+    files.write_json(folder / "provenance.json", {f"{name}_sha256": "d" * 64 for name in ("code", "data", "params")})
+    write(folder / "history.csv", "epoch loss accuracy val_loss val_accuracy", HISTORY)
+    write(folder / "predictions.csv", "index label prediction probability", PREDICTIONS)
+    write(folder / "calibration.csv", "probability accuracy images", [(0.6, 0.5, 2), (0.97, 1.0, 3)])
+    write(folder / "photos.csv", "file text verdict", [("five.jpg", "5", "digit"), ("<i>.jpg", "", "no digit")])
+    write(folder / "sweep.csv", "rank dropout best_val_loss error", [(1, 0.2, 0.024, ""), (2, 0.4, 0.031, "")])
+    files.write_text(folder / "gate.md", GATE)
+    for name in report.PICTURES:
+        Image.new("L", (8, 8), 255).save(folder / f"{name}.png")
+    return folder
+
+
+def write(path: Path, columns: str, rows: list[tuple[object, ...]]) -> None:
+    names = columns.split()
+    files.write_csv(path, [dict(zip(names, row, strict=True)) for row in rows], names)
+
+
+class Page(HTMLParser):
+    """What a page holds: ids, the links within it, all that it would load, and its headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.headings: list[int] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        self.links += [given["href"] or ""] if tag == "a" else []
+        loaded = given.get("src") or (given.get("href") if tag == "link" else None)
+        self.loaded += [loaded] if loaded else []
+        self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        self.open += [tag] if tag not in ("meta", "link", "img", "br", "hr") else []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def rendered(reports: Path, commit: str = "Commit 1234.") -> str:
+    return report.render(reports, commit)
+
+
+def test_the_result_stands_at_the_top_with_its_interval(reports: Path) -> None:
+    page = rendered(reports)
+    assert "99.39%" in page
+    assert "95%: 99.22% to 99.52%" in page
+    assert "10,000 test digits that nothing was chosen on" in page
+
+
+def test_every_report_has_its_section_and_every_link_its_target(reports: Path) -> None:
+    page = Page(rendered(reports))
+    assert page.links == [f"#{anchor}" for anchor in report.SECTIONS]
+    assert set(report.SECTIONS) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.open == []
+
+
+def test_what_has_not_been_made_is_left_out(reports: Path) -> None:
+    for path in reports.iterdir():
+        if path.name != "metrics.json":
+            path.unlink()
+    page = Page(rendered(reports))
+    assert page.links == ["#result", "#provenance"]
+    assert page.loaded == ["data:,"]
+
+
+def test_the_page_loads_nothing_from_elsewhere(reports: Path) -> None:
+    text = rendered(reports)
+    assert all(address.startswith("data:") for address in Page(text).loaded)
+    assert len(Page(text).loaded) == 1 + len(report.PICTURES)
+    assert "http" not in text
+    assert "<script" not in text
+
+
+def test_headings_skip_no_level(reports: Path) -> None:
+    levels = Page(rendered(reports)).headings
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+
+
+def test_the_same_reports_make_the_same_page(reports: Path) -> None:
+    assert rendered(reports) == rendered(reports)
+
+
+def test_what_reports_say_is_text_and_never_markup(reports: Path) -> None:
+    page = rendered(reports, "Commit 1234, “<script>alert(1)</script>”.")
+    assert "<script" not in page
+    assert "<i>" not in page
+    assert "&lt;i&gt;.jpg" in page
+    assert "<b>" not in page
+
+
+def test_recall_is_of_a_row_and_precision_of_a_column(reports: Path) -> None:
+    seven, nine = (report.confusion(files.read_csv(reports / "predictions.csv"))[digit] for digit in (7, 9))
+    assert (seven["recall"], seven["precision"]) == ("33.3%", "100.0%")
+    assert (nine["recall"], nine["precision"]) == ("100.0%", "50.0%")
+    assert [cell["count"] for cell in seven["cells"]] == [0, 1, 0, 0, 0, 0, 0, 1, 0, 1]
+
+
+def test_the_most_sure_mistake_comes_first(reports: Path) -> None:
+    found = report.mistakes(files.read_csv(reports / "predictions.csv"))
+    assert found == [("2", "7", "9", "0.95"), ("1", "7", "1", "0.6")]
+
+
+def test_the_gate_speaks_first_with_its_verdict(reports: Path) -> None:
+    page = rendered(reports)
+    assert '<p class="verdict warn">Gate: warn. Nothing is shown to be worse; look at the warnings' in page
+    assert "<h3>1 lost: right in the base, wrong now</h3>" in page
+    assert "&lt;b&gt;0.1" in page
+
+
+def test_a_verdict_on_another_model_is_left_out(reports: Path) -> None:
+    files.write_text(reports / "gate.md", GATE.replace(MODEL[:12], "e" * 12))
+    assert "Gate" not in rendered(reports)
+
+
+def test_a_verdict_that_names_no_model_is_shown(reports: Path) -> None:
+    files.write_text(reports / "gate.md", "# Gate: cannot compare\n\nIt cannot be said.\n")
+    assert 'class="verdict cannot"' in rendered(reports)
+
+
+def test_photographs_are_counted_as_people_count_them(reports: Path) -> None:
+    assert "1 of the 2 with a label were read right" in rendered(reports)
+
+
+def test_without_reports_it_says_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(report.UserError, match=r"reports/metrics.json: expected .* `dvc repro` makes them"):
+        report.main([])
+
+
+def drawn(svg: str) -> ElementTree.Element:
+    return ElementTree.fromstring(svg)  # noqa: S314
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in drawn(svg).iter("text")]
+
+
+def test_curves_have_a_point_an_epoch_and_whole_epochs_below() -> None:
+    svg = charts.curves("Loss", "epoch", "loss", {"training": [3, 2, 1], "validation": [2, 1, 2]}, marked=2)
+    assert len(list(drawn(svg).iter("circle"))) == 6
+    assert [text for text in texts(svg) if text in ("1", "1.5", "2", "3")].count("1.5") <= 1
+    assert "best: epoch 2" in texts(svg)
+    assert charts.across(1, 3, 1).ticks() == [1, 2, 3]
+
+
+def test_a_training_of_one_epoch_can_be_drawn() -> None:
+    drawn(charts.curves("Loss", "epoch", "loss", {"training": [1.0], "validation": [1.0]}, marked=1))
+
+
+def test_ticks_are_round_and_within_the_scale() -> None:
+    assert charts.across(0, 1).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert charts.across(0.9918, 0.9957).ticks() == [0.992, 0.993, 0.994, 0.995]
+    assert charts.across(1, 300, 1).ticks()[0] == 50
+
+
+def test_a_higher_value_is_drawn_higher() -> None:
+    axis = charts.upwards(0, 1)
+    assert axis.at(0) > axis.at(0.5) > axis.at(1)
+
+
+def test_the_title_of_a_chart_is_its_text_alternative() -> None:
+    element = drawn(charts.interval("Accuracy <0.99>", 0.99, 0.98, 0.995, 0.97))
+    assert element.attrib["aria-label"] == element.findtext("title") == "Accuracy <0.99>"
+
+
+def test_all_right_answers_can_be_drawn() -> None:
+    drawn(charts.reliability("Honest", [(1.0, 1.0, 100)]))
+    drawn(charts.reliability("Honest", []))
+    drawn(charts.interval("All", 1.0, 1.0, 1.0))
+
+
+@pytest.mark.slow
+def test_the_page_is_kept_with_the_run_and_linked_from_its_note(
+    made_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = made_project.stage("report").stdout
+    assert said == "report: reports/index.html\n"
+    monkeypatch.setenv("DVC_ROOT", str(made_project.root))
+    store = tracking.open_store()
+    run = store.runs("attributes.status = 'FINISHED'")[0]
+    kept = tracking.Run(store, run.info.run_id).read("reports/index.html")
+    assert kept == (made_project.root / report.PAGE).read_bytes()
+    link = f"#/experiments/{store.experiment_id}/runs/{run.info.run_id}/artifacts/reports/index.html"
+    assert f"({link})" in run.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+def test_a_second_page_on_the_same_thing_is_the_same_and_leaves_nothing_to_commit(made_project: Project) -> None:
+    made_project.stage("report")
+    page = (made_project.root / report.PAGE).read_bytes()
+    made_project.stage("report")
+    assert (made_project.root / report.PAGE).read_bytes() == page
+    assert made_project.git("status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_the_page_shows_a_real_small_model(made_project: Project) -> None:
+    made_project.stage("report")
+    text = (made_project.root / report.PAGE).read_text("utf-8")
+    metrics, commit = made_project.json("metrics.json"), made_project.git("rev-parse", "HEAD")
+    assert f"{metrics['test_accuracy']:.2%}" in text
+    assert metrics["model_sha256"] in text
+    assert f"Commit {commit[:12]}, “Make”." in text
+    assert files.sha256(made_project.root / "dvc.lock") in text
+
+
+def test_the_pictures_are_those_of_the_reports(reports: Path) -> None:
+    embedded = report.collect(reports)["pictures"]["mistakes"].removeprefix("data:image/png;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(embedded))) as picture:
+        assert picture.size == (8, 8)
