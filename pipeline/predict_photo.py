@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline import tracking  # the command does not wait for MLflow
 
     cards = list(read_folder(files.PHOTOS, Classifier.load(files.MODELS)))
-    metrics = score(cards)
+    metrics = score(cards) | {"model_sha256": files.sha256(files.MODELS / "digits.keras")}
     files.write_json(files.REPORTS / "photos.json", metrics)
     files.write_csv(files.REPORTS / "photos.csv", [row_of(card) for card in cards], COLUMNS)
     files.write_bytes(files.REPORTS / "contact_sheet.png", sheet.png(sheet.contact_sheet(cards)))
