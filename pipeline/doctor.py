@@ -29,24 +29,11 @@ RESULTS = (  # what `evaluate` and `predict-photo` told of the model: figures, p
 )
 
 
+OURS = "lifecycle_stage = 'active' AND experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'digits')"
 KINDS = (  # what has artifacts: its name, where they lie, a file of them, all of the kind, those that must have them
-    (
-        "run",
-        "artifacts",
-        "params.yaml",
-        "SELECT run_uuid FROM runs",
-        "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id)"
-        " WHERE runs.lifecycle_stage = 'active' AND status = 'FINISHED' AND experiments.name = 'digits'",
-    ),
-    (
-        "model",
-        "artifacts/models",
-        "MLmodel",
-        "SELECT model_id FROM logged_models",
-        "SELECT model_id FROM logged_models JOIN experiments USING (experiment_id)"
-        " WHERE logged_models.lifecycle_stage = 'active' AND status = 2 AND experiments.name = 'digits'",  # 2 is READY
-    ),
-)
+    ("run", "artifacts", "params.yaml", "SELECT run_uuid FROM runs", f" WHERE status = 'FINISHED' AND {OURS}"),
+    ("model", "artifacts/models", "MLmodel", "SELECT model_id FROM logged_models", f" WHERE status = 2 AND {OURS}"),
+)  # 2 is a model's READY
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def strays(database: Path) -> Iterator[Finding]:
                 yield Finding(
                     f"stray: {console.shown(path)} is of no {kind} in the store; remove it if nobody needs it"
                 )
-        for each in sorted(_ids(database, complete)):
+        for each in sorted(_ids(database, everything + complete)):
             if not (place / each / "artifacts" / file).is_file():
                 yield Finding(f"gone: the artifacts of {kind} {each}, expected in {console.shown(place / each)}")
 

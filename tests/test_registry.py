@@ -14,16 +14,16 @@ PASS = {"verdict": "pass", "base": "4d98a24"}
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
     open_in(folder)
     return folder
 
 
 @pytest.fixture
-def store(tmp_path: Path, template: Path) -> Store:
+def store(tmp_path: Path, empty: Path) -> Store:
     """Return a store of its own without the seconds that making the schema takes."""
-    content = (template / "mlruns" / "mlflow.db").read_bytes()
+    content = (empty / "mlruns" / "mlflow.db").read_bytes()
     files.write_bytes(tmp_path / "mlruns" / "mlflow.db", content)
     return open_in(tmp_path)
 

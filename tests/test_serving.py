@@ -1,0 +1,220 @@
+"""The registered model answers to photographs and fields, in Python and over HTTP, without TensorFlow."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project, environment
+from PIL import Image
+
+from pipeline import files, serving, tracking
+
+REGISTER = """
+from pipeline import registry, tracking
+store = tracking.open_store()
+registry.challenge(store, tracking.run_of_model(store))
+registry.promote(store, {"verdict": "pass"})
+"""
+LOAD = """
+import json, sys
+import mlflow.pyfunc
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+field = json.load(sys.stdin)
+answer, = model.predict([{"image": field}])
+modules = {name: sys.modules[name].__file__ for name in sys.modules if name.split(".")[0] == "pipeline"}
+print(json.dumps([answer, "tensorflow" in sys.modules, "keras" in sys.modules, modules]))
+"""
+
+
+def png(grey: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_base64_may_come_as_a_data_url(prefix: str) -> None:
+    assert serving.decode(prefix + text(b"picture")) == b"picture"
+
+
+@pytest.mark.parametrize("wrong", ["no base64 %%%", "YWJj\u00e9", "abc"])
+def test_what_is_not_base64_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="not base64; expected an image file"):
+        serving.decode(wrong)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_a_field_may_be_a_list_or_an_array(kind: Any) -> None:
+    field = np.arange(784).reshape(28, 28) % 256
+    checked = serving.check_field(kind(field.tolist()))
+    assert checked.dtype == np.uint8
+    assert np.array_equal(checked, field)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {"a": 1}, [[0] * 28] * 27, [[0] * 28] * 27 + [[0]], [["x"] * 28] * 28])
+def test_what_is_no_field_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="28 rows of 28 numbers"):
+        serving.check_field(wrong)
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 256, float("nan")])
+def test_values_that_no_pixel_has_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"whole numbers from 0 \(paper\) to 255 \(ink\)"):
+        serving.check_field(np.full((28, 28), value))
+
+
+@pytest.fixture(scope="module")
+def served(made_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project whose model is champion."""
+    project = made_once.copy(tmp_path_factory.mktemp("served") / "project")
+    project.run(sys.executable, "-m", "pipeline.doctor", "--fix")
+    project.run(sys.executable, "-c", REGISTER)
+    return project
+
+
+def variables(project: Project) -> dict[str, str]:
+    """Return the environment of somebody who only has the store."""
+    return environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{project.root}/mlruns/mlflow.db"}
+
+
+@pytest.fixture(scope="module")
+def surest(served: Project) -> tuple[np.ndarray, int]:
+    """Return the test digit that the model is most sure of and right, uint8 [28, 28], and its label."""
+    rows = files.read_csv(served.root / "reports" / "predictions.csv")
+    right = [row for row in rows if row["label"] == row["prediction"]]
+    best = max(right, key=lambda row: float(row["probability"]))
+    return np.load(served.root / "data/prepared/test-images.npy")[int(best["index"])], int(best["label"])
+
+
+@pytest.mark.slow
+def test_the_model_loads_anywhere_without_tensorflow_and_with_its_own_code(
+    served: Project, surest: tuple[np.ndarray, int], tmp_path: Path
+) -> None:
+    field, label = surest
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        cwd=tmp_path,
+        env=variables(served),
+        input=json.dumps(field.tolist()),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer, tensorflow, keras, modules = json.loads(done.stdout)
+    assert answer["text"] == str(label)
+    assert not tensorflow
+    assert not keras
+    assert {Path(file).name for file in modules.values()} == {module.name for module in tracking.SERVED}
+    assert not any(Path(file).is_relative_to(served.root / "pipeline") for file in modules.values())
+
+
+@pytest.fixture(scope="module")
+def address(served: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start ``mlflow models serve`` in a folder of its own and return its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    command = ["mlflow", "models", "serve", "-m", "models:/digits@champion", "--env-manager", "local", "-p", str(port)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=variables(served), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}", server, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(f"{address}/ping", timeout=5).close()  # noqa: S310
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(log.read_text())
+
+
+def post(address: str, content: object) -> tuple[int, Any]:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            return response.status, json.load(response)["predictions"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["message"]
+
+
+@pytest.mark.slow
+def test_a_photograph_posted_over_http_gets_its_digit(address: str, surest: tuple[np.ndarray, int]) -> None:
+    field, label = surest
+    photograph = np.pad(255 - np.kron(field, np.ones((8, 8), np.uint8)), 60, constant_values=255)
+    records = [{"image": text(png(photograph))}, {"image": field.tolist()}]
+    status, answers = post(address, {"dataframe_records": records, "params": {"one": True}})
+    assert status == 200
+    assert [answer["text"] for answer in answers] == [str(label)] * 2
+    found = answers[1]["digits"][0]
+    assert found["digit"] == label
+    assert found["probability"] == max(found["probabilities"])
+    assert found["verdict"] in ("digit", "unsure")
+
+
+@pytest.mark.slow
+def test_every_way_that_mlflow_knows_to_send_an_image_is_understood(
+    address: str, surest: tuple[np.ndarray, int]
+) -> None:
+    field, label = surest
+    rows = field.tolist()
+    for content in (
+        {"dataframe_split": {"columns": ["image"], "data": [[rows]]}},
+        {"instances": [{"image": rows}]},
+        {"inputs": {"image": [rows]}},
+        {"inputs": [{"image": rows}]},
+    ):
+        status, answers = post(address, content)
+        assert (status, [answer["text"] for answer in answers]) == (200, [str(label)])
+    photograph = text(png(np.full((80, 80), 255, np.uint8)))
+    for content in ({"inputs": {"image": [photograph, photograph]}}, {"instances": [{"image": photograph}] * 2}):
+        status, answers = post(address, content)
+        assert (status, [answer["verdict"] for answer in answers]) == (200, ["no digit"] * 2)
+
+
+@pytest.mark.slow
+def test_bad_bytes_get_a_reason_and_the_server_lives_on(address: str, surest: tuple[np.ndarray, int]) -> None:
+    picture = png(np.zeros((50, 50), np.uint8))
+    blank = [[0] * 28] * 28
+    for images, reason in (
+        (["%%%"], "image 1: not base64"),
+        ([blank, text(b"not a picture at all")], "image 2: not a picture"),
+        ([text(picture[: len(picture) // 2])], "image 1: damaged picture"),
+        ([""], "image 1: not a picture"),
+        ([None], "image 1: expected an image file as bytes or base64"),
+        ([[[0.5] * 28] * 28], "image 1: expected whole numbers"),
+    ):
+        status, said = post(address, {"dataframe_records": [{"image": image} for image in images]})
+        assert (status, reason in said) == (400, True), said
+    assert post(address, b"\xff\xd8\xff")[0] == 400
+    assert post(address, {"dataframe_records": [{"picture": 1}]})[0] == 400
+    assert post(address, {"dataframe_records": [{"image": surest[0].tolist()}]})[0] == 200
