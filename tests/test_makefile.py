@@ -69,13 +69,6 @@ def test_a_photo_is_asked_for(folder):
     assert done.stderr.startswith("error: FILE: expected a picture; make photo FILE=five.jpg\n")
 
 
-def test_without_runs_there_is_nothing_to_compare(folder):
-    make_ready(folder)
-    done = make(folder, "ui")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: mlruns: no runs yet; run `make` first\n")
-
-
 def test_help_needs_no_set_up_and_has_a_line_a_verb(folder):
     done = make(folder, "help")
     assert done.returncode == 0
