@@ -124,13 +124,20 @@ def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
         try:
             ray.init(address, log_to_driver=False, logging_level="critical", configure_logging=True, **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
-            reason = _one_line(error)
+            reason = _explained(error)
     for number, handler in signals.items():
         signal.signal(number, handler)  # Ray brings its own, which ends the process without closing anything
     # It would print twenty lines of a raylet's log for every machine that is lost; `hear` says it in one.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     if reason:
         raise UserError(f"Ray at {address}: {reason}")
+
+
+def _explained(error: BaseException) -> str:
+    refused = isinstance(error.__cause__ or error.__context__, RuntimeError) and "token" in str(error.__cause__)
+    if refused or "token" in str(error):
+        return "it asks for a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it does"
+    return _one_line(error)
 
 
 def _knock(address: str) -> None:

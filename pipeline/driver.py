@@ -143,8 +143,8 @@ class Driver:
 
     def _take(self, walk: Walk, message: Message) -> None:
         match message:
-            case Started(path, host):
-                self._begin(walk, path, host)
+            case Started():
+                self._begin(walk, message)
             case Packaged(number, content):
                 walk.models[number] = content
             case bytes():
@@ -154,8 +154,9 @@ class Driver:
                 self._follow(walk, epoch)
         self._settle(walk)
 
-    def _begin(self, walk: Walk, path: str, host: str) -> None:
+    def _begin(self, walk: Walk, worker: Started) -> None:
         """Open the runs of a path's trials, or go on with those that a lost worker left; tell them what is known."""
+        path, facts = worker.path, {"worker_host": worker.host, "system_processor": worker.processor}
         if walk.path not in ("", path):
             self._abandon(walk)
         if path not in walk.known:
@@ -164,7 +165,7 @@ class Driver:
         walk.path, walk.history, walk.left = path, [], {}
         for trial in walk.trials:
             if trial.number not in walk.runs:
-                walk.runs[trial.number] = self.book.open(trial, path=path, worker_host=host)
+                walk.runs[trial.number] = self.book.open(trial, path=path, **facts)
         for epoch in walk.known.get(path, []):
             self._follow(walk, epoch)
 

@@ -103,6 +103,7 @@ class Started(NamedTuple):
 
     path: str
     host: str
+    processor: str
 
 
 class Packaged(NamedTuple):
@@ -128,7 +129,7 @@ def explore(
     """
     train = longest(trials)
     path = trajectory.path_key(train, digits.sha256)
-    yield Started(path, socket.gethostname())
+    yield Started(path, socket.gethostname(), " ".join(trajectory.processor()))
     epochs = [Epoch.from_bytes(content) for content in known.get(path, ())]
     old, waiting, packaged = len(epochs), list(trials), set[int]()
     for number, epoch in enumerate(_continued(digits, train, epochs, learn), 1):
