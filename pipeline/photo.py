@@ -433,7 +433,13 @@ def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     peak = peak_of(ink, kept)
     if peak < CLEAR * ink.noise or max((max(piece.box[2:]) for piece in pieces), default=0) < LEAST:
         pieces = ()
-    return Page(_levels(ink, peak), names, pieces, stroke_of(kept), peak)
+    strength = _levels(ink, peak)
+    strength[_widened(lines) & ~_widened(kept)] = 0
+    return Page(strength, names, pieces, stroke_of(kept), peak)
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
 def _levels(ink: Ink, peak: float) -> np.ndarray:
@@ -467,7 +473,7 @@ def union(boxes: list[Box]) -> Box:
 
 def cut_out(page: Page, chosen: list[Piece]) -> np.ndarray:
     """Return the ink of the ``chosen`` pieces with their soft edges, float32, without what is near but not theirs."""
-    margin = round(page.stroke / 2) + 2
+    margin = round(0.8 * page.stroke) + 2
     x, y, w, h = union([piece.box for piece in chosen])
     rows, columns = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
     names = page.names[rows, columns]
