@@ -138,7 +138,7 @@ def _chart(section: str, kind: str, name: str, **options: Any) -> dict[str, Any]
             "useGlobalLineSmoothing": True,
             "ignoreOutliers": False,
         },
-        "IMAGE": {"step": 0, "showRunParams": True},
+        "IMAGE": {"step": 0, "showRunParams": False},
     }
     return {"uuid": f"{section}-{name}", "type": kind, "metricSectionId": section, **shared, **kinds[kind], **options}
 

@@ -1,0 +1,80 @@
+"""MLflow's pages open on a view that names what is logged; servers that cannot start say why."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, tracking, ui
+from pipeline.console import UserError
+
+NOTE = "mlflow.note.content"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace with a store whose description a person has written."""
+    folder = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        store = tracking.open_store()
+    store.client.set_experiment_tag(store.experiment_id, NOTE, "Ours")
+    return folder
+
+
+@pytest.fixture
+def store(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    return tracking.open_store()
+
+
+def experiment_tags(store: tracking.Store) -> dict[str, str]:
+    return dict(store.client.get_experiment(store.experiment_id).tags)
+
+
+def test_the_view_names_parameters_and_metrics_that_runs_have() -> None:
+    assert {name.removeprefix("train.") for name in ui.PARAMETERS} <= set(config.Train.model_fields)
+    assert set(ui.FIGURES) <= {name for name, *_ in tracking.CARD} | {"best_val_loss"}
+
+
+def test_every_chart_stands_in_a_section() -> None:
+    state = ui.view_state()
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+    assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])
+
+
+def test_a_store_keeps_the_view_whole(store: tracking.Store) -> None:
+    ui.view_at("http://127.0.0.1:5000")
+    kept = json.loads(experiment_tags(store)[f"mlflow.sharedViewState.{ui.VIEW}"])
+    assert json.loads(kept["state"]) == json.loads(json.dumps(ui.view_state()))
+    assert kept["name"] == "Which is best?"
+
+
+def test_the_address_is_that_of_the_view(store: tracking.Store) -> None:
+    address = ui.view_at("http://127.0.0.1:5000/")
+    assert address.startswith(f"http://127.0.0.1:5000/#/experiments/{store.experiment_id}/runs?")
+    assert address.endswith(f"viewStateShareKey={ui.VIEW}")
+
+
+def test_what_a_person_has_written_stays(store: tracking.Store) -> None:
+    ui.view_at("http://127.0.0.1:5000")
+    assert experiment_tags(store)[NOTE] == "Ours"
+
+
+def test_without_runs_it_says_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match="mlruns: no runs yet; run `make` first"):
+        ui.main([])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("store")
+def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
+    with socket.socket() as other:
+        other.bind((ui.HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port}: .*in use; take another one"):
+            ui.main(["--port", str(port)])
