@@ -68,8 +68,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connected(address: str, digits: Digits, threads: int, walk: Explore = explore) -> Iterator[Cluster]:
-    """Start Ray on this machine, or join the cluster at ``address``; leave it at the end.
+def connected(
+    address: str, digits: Digits, threads: int, walk: Explore = explore, workers: int = 0
+) -> Iterator[Cluster]:
+    """Start Ray on this machine for ``workers`` at once (0: as many as fit), or join the one at ``address``; leave it.
 
     Raise ``UserError`` where none answers, where it is another version, or where no machine has enough cores.
     """
@@ -78,8 +80,9 @@ def connected(address: str, digits: Digits, threads: int, walk: Explore = explor
     import ray
     import ray.exceptions
 
+    cores = threads * workers or max(_cores(), threads)
     try:
-        _join(ray, address, _alone(digits, threads) if address == "local" else _abroad())
+        _join(ray, address, _alone(digits, cores) if address == "local" else _abroad())
         cluster = Cluster(ray, digits, walk)
         if not cluster.room(threads):
             raise UserError(f"Ray at {address}: no machine has {threads} cores; lower sweep.threads")
@@ -104,10 +107,13 @@ def _settings(address: str) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
-def _alone(digits: Digits, threads: int) -> dict[str, Any]:
+def _alone(digits: Digits, cores: int) -> dict[str, Any]:
     size = sum(array.nbytes for array in (digits.images, digits.labels, digits.val_images, digits.val_labels))
-    cores = max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, threads)
     return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": size + STORE}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _abroad() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Command sweep: try every combination of `sweep.parameters` on Ray, and name the best one by validation.
 
-    python -m pipeline.sweep [--address HOST:PORT] [--yes] [--apply]
+    python -m pipeline.sweep [--address HOST:PORT] [--workers N] [--yes] [--apply]
 
 Reads   params.yaml, data/prepared (training and validation digits; the test digits stay unread)
 Writes  reports/sweep.csv, reports/sweep_parallel.png, reports/sweep_heatmap.png; with --apply the winner in params.yaml
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = trials.expand(params, limit=None if options.yes else params.sweep.limit)
     digits = trajectory.load_digits(files.PREPARED)
     with _only_one():
-        ranked = run(params, wanted, digits, options.address)
+        ranked = run(params, wanted, digits, options.address, workers=options.workers)
     print(leaderboard.shown(leaderboard.table(ranked, params.train.monitor)))
     failed = [result for result in ranked if result.error]
     for result in failed:
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.sweep", description="Try every combination on Ray.")
     parser.add_argument("--address", default="", help="a Ray cluster, as host:port (or RAY_ADDRESS); else this machine")
+    parser.add_argument("--workers", type=int, default=0, help="trials at once on this machine; else as many as fit")
     parser.add_argument("--yes", action="store_true", help="run a grid of more trials than sweep.limit")
     parser.add_argument("--apply", action="store_true", help="write the winner's parameters into params.yaml")
     return parser.parse_args(arguments)
@@ -77,7 +78,9 @@ def run(
     wanted: Sequence[Trial],
     digits: Digits,
     address: str = "",
+    *,
     explore: cluster.Explore = trials.explore,
+    workers: int = 0,
 ) -> list[Result]:
     """Run the trials that have not finished before, report on all, and return them, best first."""
     store = tracking.open_store()
@@ -90,13 +93,13 @@ def run(
     with contextlib.ExitStack() as stack:
         if paths:
             threads = max(trials.longest(path).threads for path in paths)
-            workers = stack.enter_context(cluster.connected(address, digits, threads, explore))
+            ray = stack.enter_context(cluster.connected(address, digits, threads, explore, workers))
         origin = tracking.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         if paths:
             book = driver.Book(store, params, digests, origin, parent)
-            print(_announced(wanted, paths, digits, workers.room(threads)))
-            results += driver.drive(book, workers, paths)
+            print(_announced(wanted, paths, digits, ray.room(threads)))
+            results += driver.drive(book, ray, paths)
         ranked = leaderboard.rank(results, params.train.monitor)
         report(ranked, params, parent)
     return ranked

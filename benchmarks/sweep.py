@@ -1,0 +1,199 @@
+"""Time sweeps: against runs of `train` in a row, with more workers, and what the driver adds to an epoch and a trial.
+
+    python -m benchmarks.sweep [--quick]
+
+Works in a temporary folder, on a part of MNIST (data/raw where it is there). The last rows walk paths of a
+millisecond, so that what is timed is everything around the training: Ray, the disk, MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline import cluster, config, console, files, model, sweep, trajectory, trials
+from pipeline.config import Params, Train
+from pipeline.trajectory import Digits, Epoch
+from pipeline.trials import Message, Trial
+
+DIGITS = {"train": 4000, "validation": 1000, "test": 100}
+GRID: dict[str, list[Any]] = {"batch_size": [64, 128, 256], "dropout": [0.1, 0.2, 0.4], "patience": [1, 3, 5]}
+Row = tuple[str, int, str, str]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller grid and 100 trials instead of 1,000")
+    quick = parser.parse_args(arguments).quick
+    grid = {**GRID, "dropout": [0.2]} if quick else GRID
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.environ["DVC_ROOT"] = folder
+        os.environ["PYTHONPATH"] = str(files.ROOT)
+        params = prepare(grid, epochs=4 if quick else 6)
+        digits = trajectory.load_digits(files.PREPARED)
+        rows = [*against_train(params), workers(params, digits), overhead(params, digits)]
+        rows.append(many(params, digits, 100 if quick else 1000))
+    print("| | n | measured | aim |\n| --- | ---: | ---: | ---: |")
+    print("\n".join(f"| {name} | {n} | {value} | {aim} |" for name, n, value, aim in rows))
+
+
+def prepare(grid: Mapping[str, list[Any]], epochs: int) -> Params:
+    """Prepare a part of MNIST here, with a params.yaml that sweeps ``grid``."""
+    content = yaml.safe_load((files.ROOT / files.PARAMS).read_text("utf-8"))
+    content["preprocess"] |= DIGITS
+    content["train"] |= {"epochs": epochs, "threads": 1}
+    content["sweep"] |= {"parameters": dict(grid), "threads": 1}
+    files.PARAMS.write_text(yaml.safe_dump(content), "utf-8")
+    there = files.ROOT / files.RAW
+    stage("fetch", *(["--from", str(there)] if there.is_dir() else []))
+    stage("preprocess")
+    return config.load()
+
+
+def stage(name: str, *words: str) -> float:
+    """Run a stage or a command and return its seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipeline.{name}", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise console.UserError(f"{name} failed: {done.stderr[-500:]}", status=1)
+    return time.perf_counter() - start
+
+
+def against_train(params: Params) -> list[Row]:
+    """Time a sweep, and `train` with each trial's parameters: from the start, and sharing what was walked."""
+    wanted = trials.expand(params, limit=None)
+    swept = stage("sweep")
+    alone = shared = 0.0
+    forget()
+    for trial in wanted:
+        shared += run_train(params, trial)
+    for trial in wanted:
+        forget()
+        alone += run_train(params, trial)
+    paths = len(trials.group(wanted, ""))
+    return [
+        (f"sweep of {len(wanted)} trials on {paths} paths", 1, f"{swept:.0f} s", ""),
+        (f"{len(wanted)} runs of `train` in a row", 1, f"{alone:.0f} s, {alone / swept:.1f} times as long", "3 times"),
+        ("the same, sharing the walked paths", 1, f"{shared:.0f} s, {shared / swept:.1f} times as long", ""),
+    ]
+
+
+def forget() -> None:
+    """Remove the walked paths."""
+    shutil.rmtree(".checkpoints", ignore_errors=True)
+
+
+def run_train(params: Params, trial: Trial) -> float:
+    """Time `train` with a trial's parameters."""
+    content = params.model_dump() | {"train": trial.train.model_dump()}
+    files.PARAMS.write_text(yaml.safe_dump(content), "utf-8")
+    return stage("train")
+
+
+def workers(params: Params, digits: Digits) -> Row:
+    """Compare the epochs an hour of two workers with those of one, from the first epoch of the last worker on."""
+    one, two = (rate(params, digits, count) for count in (1, 2))
+    return ("two workers of one thread, epochs an hour against one", 1, f"{two / one:.2f} times", "1.7 times")
+
+
+def rate(params: Params, digits: Digits, count: int) -> float:
+    """Return the epochs a second of so many workers, all of them warm."""
+    train = params.train.model_copy(update={"batch_size": 128, "patience": 99, "epochs": 5})
+    paths = [[Trial(seed, train.model_copy(update={"seed": seed}), {"seed": seed})] for seed in range(count)]
+    with cluster.connected("local", digits, 1, explore_epochs, workers=count) as ray:
+        streams = [ray.start(path, {}) for path in paths]
+        heard: list[float] = []
+        while streams:
+            for stream in ray.ready(streams):
+                message = ray.hear(stream)
+                heard += [time.perf_counter()] if isinstance(message, bytes) else []
+                if message is None:
+                    streams.remove(stream)
+    return (len(heard) - count) / (heard[-1] - heard[count - 1])
+
+
+def explore_epochs(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
+    """Walk a path without packaging."""
+    yield from trials.explore(digits, path, known, package=lambda *_: {})
+
+
+def overhead(params: Params, digits: Digits) -> Row:
+    """Time an epoch of full size on its way from a worker to the disk and to the runs of three trials."""
+    count = 100
+    grid = {"patience": [count, count + 1, count + 2]}
+    run_fake(params, digits, grid, epochs=count, explore=explore_large)
+    written = sorted(file.stat().st_mtime for file in newest_path().glob("*.epoch"))
+    spent = (written[-1] - written[0]) / (count - 1)
+    return ("driver, an epoch of 0.9 MB streamed to 3 trials", count, f"{spent * 1000:.0f} ms", "30 ms")
+
+
+def newest_path() -> Path:
+    """Return the folder of the path walked last."""
+    return max(Path(".checkpoints").glob("*/0001.epoch"), key=lambda file: file.stat().st_mtime).parent
+
+
+def many(params: Params, digits: Digits, count: int) -> Row:
+    """Time a sweep of so many trials, each alone on a path of a millisecond."""
+    seconds = run_fake(params, digits, {"seed": list(range(count))}, epochs=3, explore=explore_small)
+    return (f"sweep of {count} trials on as many paths of 1 ms", 1, f"{seconds:.0f} s", f"{0.18 * count:.0f} s")
+
+
+def run_fake(
+    params: Params, digits: Digits, grid: dict[str, list[Any]], epochs: int, explore: cluster.Explore
+) -> float:
+    """Sweep without training; return the seconds."""
+    params = params.model_copy(
+        update={
+            "train": params.train.model_copy(update={"epochs": epochs}),
+            "sweep": params.sweep.model_copy(update={"parameters": grid}),
+        }
+    )
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        sweep.run(params, trials.expand(params, limit=None), digits, explore=explore)
+    return time.perf_counter() - start
+
+
+def explore_small(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
+    """Walk a path that takes a millisecond."""
+    yield from trials.explore(digits, path, known, learn=partial(pretend, 10), package=wrap)
+
+
+def explore_large(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
+    """Walk a path with epochs of the real size."""
+    yield from trials.explore(digits, path, known, learn=partial(pretend, 53_578), package=wrap)
+
+
+def pretend(size: int, _: Digits, train: Train, after: Epoch | None) -> Iterator[Epoch]:
+    """Yield epochs of so many weights that nobody learnt, each a little better than the one before."""
+    random = np.random.default_rng(train.seed)
+    state = {f"{kind}.00": random.random(size, np.float32) for kind in ("weight", "average", "first", "second")}
+    for number in range(after.number + 1 if after else 1, train.epochs + 1):
+        time.sleep(0.001 / train.epochs)
+        loss = round(1 / number + train.seed / 1e5, 6)
+        yield Epoch(number, {"loss": loss, "accuracy": 0.9, "val_loss": loss, "val_accuracy": 0.9}, state)
+
+
+def wrap(epoch: Epoch, train: Train, _: Digits) -> dict[str, bytes]:
+    """Return files of the model's names."""
+    return dict.fromkeys((model.ARCHIVE, model.NETWORK, model.CALIBRATION), str((train.seed, epoch.number)).encode())
+
+
+if __name__ == "__main__":
+    console.run(main)
