@@ -108,7 +108,7 @@ def study(work: tuple[str, int, Train]) -> dict[str, Any]:
 def tested(content: dict[str, bytes]) -> tuple[float, float]:
     """Return accuracy and loss on the test digits."""
     images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
-    answers = Classifier(content[model.NETWORK], Calibration(temperature=1, threshold=0)).raw(images)
+    answers = Classifier(content[model.NETWORK], Calibration(temperature=1, certain=0, possible=0)).raw(images)
     right = answers[np.arange(len(labels)), labels]
     return float((answers.argmax(1) == labels).mean()), float(-np.log(np.maximum(right, 1e-30)).mean())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -16,51 +16,66 @@ Verdict = Literal["digit", "unsure", "no digit"]
 
 BATCH = 500  # fields a call: enough to be fast, little enough to need no memory to speak of
 FLOOR = 1e-30  # below what float32 can say of a probability; keeps the logarithm finite
-ACCEPTED = 0.99  # share of true digits that the threshold lets pass
-DOUBT = 0.5  # a field this share of the threshold below it is a doubtful digit; lower still, it is none
+ACCEPTED = 0.99  # share of true digits that each threshold lets pass
 
 
 @dataclass(frozen=True)
 class Calibration:
     """How the network's answers become probabilities and verdicts.
 
-    ``temperature`` divides the logits (Guo et al. 2017, section 4.2); ``threshold`` is the least probability of a
-    ``digit``. Both are fitted on validation digits that were degraded as photographs degrade them.
+    ``temperature`` divides the logits (Guo et al. 2017, section 4.2). Verdicts follow the evidence of a field:
+    ``digit`` from ``certain`` on, which nearly all clean digits reach; ``unsure`` from ``possible`` on, which nearly
+    all digits reach that were degraded as photographs degrade them; below it, ``no digit``.
     """
 
     temperature: float
-    threshold: float
+    certain: float
+    possible: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf") or not 0 <= self.threshold <= 1:
-            raise UserError(f"calibration: expected temperature > 0 and threshold in 0..1, found {self}")
+        if not 0 < self.temperature < float("inf") or not 0 <= self.possible <= self.certain < float("inf"):
+            raise UserError(f"calibration: expected temperature > 0 and 0 <= possible <= certain, found {self}")
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
         """Read a calibration that ``save`` wrote."""
         try:
             content = files.read_json(path)
-            return cls(float(content["temperature"]), float(content["threshold"]))
+            return cls(*(float(content[field.name]) for field in fields(cls)))
         except FileNotFoundError:
             raise UserError(f"{path}: expected the calibration here; `dvc repro train` makes it") from None
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: expected temperature and threshold; `dvc repro train` makes it anew") from None
+            raise UserError(f"{path}: expected temperature, certain and possible; `dvc repro train` makes it") from None
 
     def save(self, path: Path) -> None:
         """Write the calibration as a flat JSON file."""
         files.write_json(path, asdict(self))
 
 
-def fit_calibration(log_probabilities: np.ndarray, labels: np.ndarray, accepted: float = ACCEPTED) -> Calibration:
-    """Fit temperature and threshold to digits whose labels are known.
+def fit_calibration(clean: np.ndarray, degraded: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fit temperature and thresholds to validation digits, as they are and degraded as photographs degrade them.
 
-    ``log_probabilities`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature has
-    the least negative log-likelihood; the threshold lets the share ``accepted`` of these digits pass.
+    ``clean`` and ``degraded`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature
+    has the least negative log-likelihood on the degraded ones.
     """
-    temperature = round(fit_temperature(log_probabilities, labels), 4)
-    confidence = softmax(log_probabilities / temperature).max(1)
-    threshold = np.floor(np.quantile(confidence, 1 - accepted, method="lower") * 1e4) / 1e4
-    return Calibration(temperature, float(threshold))
+    temperature = round(fit_temperature(degraded, labels), 4)
+    certain, possible = (_least(evidence(softmax(logits / temperature))) for logits in (clean, degraded))
+    return Calibration(temperature, max(certain, possible), possible)
+
+
+def _least(evidences: np.ndarray) -> float:
+    quantile = np.quantile(evidences, 1 - ACCEPTED, method="lower")
+    return max(0.0, float(np.floor(quantile * 1e4) / 1e4))
+
+
+def evidence(probabilities: np.ndarray) -> np.ndarray:
+    """Return how far the best answer's logit lies above the mean logit, [...], of probabilities [..., 10].
+
+    It tells digits from what is none better than the greatest probability does: a letter may be like one digit only
+    and still be like none (compare the flattened softmax of Liang et al. 2018, ODIN).
+    """
+    logs = np.log(np.maximum(probabilities, FLOOR))
+    return logs.max(-1) - logs.mean(-1)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -127,10 +142,10 @@ class Classifier:
 
     def verdict(self, probabilities: np.ndarray) -> Verdict:
         """Judge one field by its calibrated probabilities [10]."""
-        best = float(np.max(probabilities))
-        if best >= self.calibration.threshold:
+        found = evidence(probabilities)
+        if found >= self.calibration.certain:
             return "digit"
-        return "unsure" if best >= DOUBT * self.calibration.threshold else "no digit"
+        return "unsure" if found >= self.calibration.possible else "no digit"
 
     def _call(self, fields: np.ndarray) -> np.ndarray:
         if len(fields) != self._size:

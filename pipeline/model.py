@@ -19,14 +19,15 @@ ARCHIVE, NETWORK, CALIBRATION = "digits.keras", "digits.tflite", "calibration.js
 def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
     """Return the content of the model's files by name: the same epoch gives the same bytes.
 
-    Temperature and threshold are fitted on the validation digits, degraded as photographs degrade them.
+    Temperature and thresholds are fitted on the validation digits, as they are and degraded as by photographs.
     """
     from pipeline import network
 
     archive, exported = network.export(epoch.weights, train.dropout)
     degraded = augmentation.degrade(digits.val_images, digits.val_labels, seed=train.seed, settings=train.augment)
-    uncalibrated = Classifier(exported, Calibration(temperature=1, threshold=0))
-    calibration = fit_calibration(uncalibrated.log_probabilities(degraded), digits.val_labels)
+    network_alone = Classifier(exported, Calibration(temperature=1, certain=0, possible=0))
+    clean_logits, logits = (network_alone.log_probabilities(images) for images in (digits.val_images, degraded))
+    calibration = fit_calibration(clean_logits, logits, digits.val_labels)
     return {
         ARCHIVE: archive,
         NETWORK: exported,

@@ -183,7 +183,7 @@ def row_of(card: Card) -> dict[str, object]:
     }
 
 
-def score(cards: Sequence[Card]) -> dict[str, float]:
+def score(cards: Sequence[Card]) -> dict[str, Any]:
     """Return the metrics: how many pictures were read and scored, and how often all of a picture was right."""
     scored = [card for card in cards if card.label is not None]
     right = sum(sheet.is_right(card.reading, card.label or "") for card in scored)
@@ -200,7 +200,7 @@ def score(cards: Sequence[Card]) -> dict[str, float]:
     return metrics
 
 
-def describe(metrics: dict[str, float]) -> str:
+def describe(metrics: dict[str, Any]) -> str:
     """Return the result in a line."""
     if "photo_accuracy" not in metrics:
         return f"{metrics['photos_read']} photographs read, none has a label; see {files.REPORTS / 'contact_sheet.png'}"

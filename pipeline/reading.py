@@ -61,25 +61,35 @@ def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.pages_of(photo.ink_of(picture.grey), SHARES[1:2])[0]
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
-    return _judge(picture, page, groups, [[group.field] for group in groups], classifier)
+    digits = _recognise(picture, groups, [[group.field] for group in groups], classifier)
+    return _judge(page, groups, digits)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
-    """Read the one digit that a picture is about, prepared in several ways whose answers are averaged."""
+    """Read the one digit that a picture is about, prepared in several ways whose answers are averaged.
+
+    That there is one is known: ink that is not like a digit is an unsure one.
+    """
     pages = photo.pages_of(photo.ink_of(picture.grey), SHARES)
     groups = [group for page in pages for group in _main_groups(page)]
-    return _judge(picture, pages[1], groups[:1], [[group.field for group in groups]], classifier)
+    digits = _recognise(picture, groups[:1], [[group.field for group in groups]], classifier)
+    doubted = [replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit for digit in digits]
+    return _judge(pages[1], groups[:1], doubted)
 
 
-def _judge(
-    picture: Picture, page: Page, groups: list[Group], fields: list[list[np.ndarray]], classifier: Classifier
-) -> Reading:
+def _recognise(
+    picture: Picture, groups: list[Group], fields: list[list[np.ndarray]], classifier: Classifier
+) -> list[Digit]:
     digits = []
     for group, variants in zip(groups, fields, strict=False):
         probabilities = classifier.probabilities(np.stack(variants)).mean(0)
         best = int(probabilities.argmax())
         probability, box = float(probabilities[best]), _own(group.box, picture)
         digits.append(Digit(best, probability, classifier.verdict(probabilities), box, variants[0], probabilities))
+    return digits
+
+
+def _judge(page: Page, groups: list[Group], digits: list[Digit]) -> Reading:
     seen = tuple(digit for digit in digits if digit.verdict != "no digit")
     if not page.pieces:
         return Reading((), "no digit", "no ink")

@@ -520,7 +520,7 @@ def _git(*words: str, env: Mapping[str, str] | None = None) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def log_results(metrics: Mapping[str, float], pictures: Mapping[str, Path], reports: Sequence[Path] = ()) -> None:
+def log_results(metrics: Mapping[str, Any], pictures: Mapping[str, Path], reports: Sequence[Path] = ()) -> None:
     """Add what a later stage found to the run of the model in front of it; make that run anew where there is none.
 
     ``reports`` are kept whole, under the paths they have here: the gate and `reproduce` read them again.

@@ -58,7 +58,7 @@ def exported(tmp_path_factory):
 def place_model(folder, factor=1):
     for name in ("keras", "tflite"):
         files.write_bytes(files.MODELS / f"digits.{name}", (folder / f"{factor}.{name}").read_bytes())
-    classifier.Calibration(temperature=1.5, threshold=0.5).save(files.MODELS / "calibration.json")
+    classifier.Calibration(temperature=1.5, certain=2, possible=1).save(files.MODELS / "calibration.json")
 
 
 def test_evaluate_loads_neither_tensorflow_nor_mlflow_nor_scipy():

@@ -128,7 +128,7 @@ def test_the_exports_answer_as_the_network_does(network, images: np.ndarray, tmp
     model = network.build(0.2, seed=1)
     archive, exported = network.export(weights_of(model), 0.2)
     answers = model.predict(images[..., None], verbose=0)
-    lite = Classifier(exported, Calibration(temperature=1, threshold=0)).raw(images)
+    lite = Classifier(exported, Calibration(temperature=1, certain=0, possible=0)).raw(images)
     np.testing.assert_allclose(lite, answers, atol=1e-5)
     (tmp_path / "digits.keras").write_bytes(archive)
     again = network.keras.models.load_model(tmp_path / "digits.keras").predict(images[..., None], verbose=0)
