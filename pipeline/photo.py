@@ -155,7 +155,9 @@ def _stroke_width(strength: np.ndarray) -> float:
 def _is_white(small: np.ndarray) -> bool:
     """Tell white ink: what departs from the local median, which is paper, departs more to the bright side."""
     window = min(255, max(3, min(small.shape) // 2 | 1))
-    off = small.astype(np.int32) - cv2.medianBlur(np.ascontiguousarray(small), window)
+    half = window // 2
+    wide = cv2.copyMakeBorder(small, half, half, half, half, cv2.BORDER_REFLECT_101)  # or a frame would be the paper
+    off = small.astype(np.int32) - cv2.medianBlur(wide, window)[half:-half, half:-half]
     return int(off[off > 0].sum()) > -int(off[off < 0].sum())
 
 
@@ -321,7 +323,7 @@ def _extent(columns: np.ndarray) -> tuple[int, int]:
     seen = np.zeros(int(columns.max()) + 1, np.float32)
     seen[columns] = 1
     window = max(4, len(seen) // 16)
-    dense = np.flatnonzero(np.convolve(seen, np.ones(window), "valid") >= 0.7 * window)
+    dense = np.flatnonzero(np.convolve(seen, np.ones(window), "valid") >= 0.5 * window)
     return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
 
 
