@@ -107,7 +107,7 @@ def _photograph(images: np.ndarray, rng: np.random.Generator, settings: Augment)
 
 
 def bend(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
-    """Rotate, shear, scale, shift and ripple each digit by its own amounts, with linear interpolation.
+    """Rotate, shear, scale, narrow, shift and ripple each digit by its own amounts, with linear interpolation.
 
     Coordinates are integers, 2048 a pixel, rounded to the 32 a pixel of OpenCV's fixed-point ``remap``.
     """
@@ -115,6 +115,7 @@ def bend(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.
     turn = _between(rng, n, settings.rotation)
     slant = _between(rng, n, settings.shear)
     wide, high = 1 + _between(rng, n, settings.scale), 1 + _between(rng, n, settings.scale)
+    wide = wide / (1 - _upto(rng, n, settings.narrow))
     steps = 2 * np.arange(SIDE, dtype=np.int32) - (SIDE - 1)  # half pixels from the middle of the field
     across, down = steps[None, None, :], steps[None, :, None]
     x = _fixed(wide, 1024) * across + _fixed(slant - turn, 1024) * down + _fixed(_between(rng, n, settings.shift), 2048)
@@ -284,8 +285,8 @@ KINDS: tuple[Kind, ...] = (
     letter, letter, letter, scribble, scribble, scribble, strokes, texture, stripes, speck, pair,
 )  # fmt: skip
 HANDS = Augment(  # how hands and cameras vary most of them
-    share=0.7, european=0, rotation=0.3, shear=0.3, scale=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3, grain=0.2,
-    gaps=0, blur=0.5, contrast=0.3, lines=0, neighbours=0,
+    share=0.7, european=0, rotation=0.3, shear=0.3, scale=0.2, narrow=0.2, shift=1, ripple=1, stroke=0.8, uneven=0.3,
+    grain=0.2, gaps=0, blur=0.5, contrast=0.3, lines=0, neighbours=0,
 )  # fmt: skip
 
 

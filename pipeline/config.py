@@ -47,6 +47,7 @@ class Augment(Section):
     rotation: Whole
     shear: Whole
     scale: Share
+    narrow: Share
     shift: Annotated[float, Field(ge=0, le=8)]
     ripple: Annotated[float, Field(ge=0, le=8)]
     stroke: Whole
