@@ -84,7 +84,11 @@ def _say(message: str, status: int) -> int:
 
 
 def no_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments for a stage that takes none: what it does is in params.yaml."""
+    """Refuse arguments for a stage that takes none: params.yaml says what it does, and ``--help`` its docstring."""
+    if {"-h", "--help"} & set(arguments):
+        stage = sys.modules["__main__"]
+        print(f"{(stage.__doc__ or '').strip()}\n\nexample: python -m {getattr(stage.__spec__, 'name', '')}")
+        sys.exit(0)
     if arguments:
         raise UserError(
             f"unexpected {' '.join(arguments)!r}: this stage has no arguments; params.yaml says what it does"

@@ -48,7 +48,9 @@ class Finding:
 def main(arguments: Sequence[str]) -> int:
     """Examine the store, mend what is to be mended, and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.doctor", description="Is all that MLflow tells still true?"
+        prog="python -m pipeline.doctor",
+        description="Is all that MLflow tells still true?",
+        epilog="example: python -m pipeline.doctor --fix",
     )
     parser.add_argument("--fix", action="store_true", help="mend what can be mended")
     fix = parser.parse_args(arguments).fix

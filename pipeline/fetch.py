@@ -237,7 +237,11 @@ def keep(contents: Contents, folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Make data/raw what it should be, downloading only when it is not."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.fetch",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="example: python -m pipeline.fetch --from ~/Downloads/mnist",
+    )
     parser.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="take the files from a folder")
     folder = parser.parse_args(arguments).folder
     if folder is None and present(files.RAW):

@@ -81,7 +81,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.gate", description="Does this change make it worse?")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.gate",
+        description="Does this change make it worse?",
+        epilog="example: python -m pipeline.gate --against champion --promote",
+    )
     parser.add_argument("revision", nargs="?", default="", help="what to judge, from git alone; default the workspace")
     parser.add_argument("--against", metavar="REVISION", default="", help="the base, a revision or `champion`")
     parser.add_argument("--promote", action="store_true", help="make the workspace's model champion if it passes")

@@ -50,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.predict_photo", description=(__doc__ or "").splitlines()[0]
+        prog="python -m pipeline.predict_photo",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="example: python -m pipeline.predict_photo --json five.jpg letters/",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="pictures, folders, or - for standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON list, an object a picture")

@@ -82,7 +82,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.reproduce", description="Does a run come out the same?")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.reproduce",
+        description="Does a run come out the same?",
+        epilog="example: python -m pipeline.reproduce models:/digits@champion",
+    )
     parser.add_argument("run", metavar="RUN", help="id, unique beginning of an id, name, or models:/digits@champion")
     return parser.parse_args(arguments)
 

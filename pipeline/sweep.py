@@ -54,7 +54,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.sweep", description="Try every combination on Ray.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.sweep",
+        description="Try every combination of params.yaml's `sweep` on Ray.",
+        epilog="example: python -m pipeline.sweep --address 10.0.0.1:6379 --apply",
+    )
     parser.add_argument("--address", default="", help="a Ray cluster, as host:port (or RAY_ADDRESS); else this machine")
     parser.add_argument("--workers", type=int, default=0, help="trials at once on this machine; else as many as fit")
     parser.add_argument("--yes", action="store_true", help="run a grid of more trials than sweep.limit")
