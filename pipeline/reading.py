@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline import photo
-from pipeline.classifier import Classifier, Verdict
+from pipeline.classifier import FLOOR, Classifier, Verdict, softmax
 from pipeline.photo import Box, Page, Picture, Piece
 
 SHARES = (
@@ -61,44 +61,43 @@ def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.pages_of(photo.ink_of(picture.grey), SHARES[1:2])[0]
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
-    digits = _recognise(picture, groups, [[group.field] for group in groups], classifier)
-    return _judge(page, groups, digits)
+    found = [(group, _digit(picture, [group], classifier)) for group in groups]
+    return _judge(page, [(group, digit) for group, digit in found if digit.verdict != "no digit"])
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
     """Read the one digit that a picture is about, prepared in several ways whose answers are averaged.
 
-    That there is one is known: ink that is not like a digit is an unsure one.
+    Who asks for one digit knows that there is one: ink that is like none is an unsure answer here.
     """
     pages = photo.pages_of(photo.ink_of(picture.grey), SHARES)
     groups = [group for page in pages for group in _main_groups(page)]
-    digits = _recognise(picture, groups[:1], [[group.field for group in groups]], classifier)
-    doubted = [replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit for digit in digits]
-    return _judge(pages[1], groups[:1], doubted)
+    if not groups:
+        return _judge(pages[1], [])
+    digit = _digit(picture, groups, classifier)
+    return _judge(pages[1], [(groups[0], replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit)])
 
 
-def _recognise(
-    picture: Picture, groups: list[Group], fields: list[list[np.ndarray]], classifier: Classifier
-) -> list[Digit]:
-    digits = []
-    for group, variants in zip(groups, fields, strict=False):
-        probabilities = classifier.probabilities(np.stack(variants)).mean(0)
-        best = int(probabilities.argmax())
-        probability, box = float(probabilities[best]), _own(group.box, picture)
-        digits.append(Digit(best, probability, classifier.verdict(probabilities), box, variants[0], probabilities))
-    return digits
+def _digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Digit:
+    """Read one digit from several preparations of it: the mean of their logits."""
+    logs = np.log(np.maximum(classifier.probabilities(np.stack([group.field for group in groups])), FLOOR))
+    probabilities = softmax(logs.mean(0)[None])[0]
+    best = int(probabilities.argmax())
+    box = _own(groups[0].box, picture)
+    verdict = classifier.verdict(probabilities)
+    return Digit(best, float(probabilities[best]), verdict, box, groups[0].field, probabilities)
 
 
-def _judge(page: Page, groups: list[Group], digits: list[Digit]) -> Reading:
-    seen = tuple(digit for digit in digits if digit.verdict != "no digit")
+def _judge(page: Page, found: list[tuple[Group, Digit]]) -> Reading:
     if not page.pieces:
         return Reading((), "no digit", "no ink")
-    if not seen:
+    if not found:
         return Reading((), "no digit", "the ink is not like a digit")
-    doubtful = [digit for digit in seen if digit.verdict == "unsure"]
-    if not doubtful:
-        return Reading(seen, "digit", "")
-    return Reading(seen, "unsure", _doubt(doubtful[0], page, groups[digits.index(doubtful[0])]))
+    digits = tuple(digit for _, digit in found)
+    for group, digit in found:
+        if digit.verdict == "unsure":
+            return Reading(digits, "unsure", _doubt(digit, page, group))
+    return Reading(digits, "digit", "")
 
 
 def _doubt(digit: Digit, page: Page, group: Group) -> str:
