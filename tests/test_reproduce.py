@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Project, environment
 
-from pipeline import config, files, reproduce, tracking
+from pipeline import config, files, model, registry, reproduce, tracking
 from pipeline.console import UserError
 from pipeline.reproduce import CLOSE, OTHER, SAME, Outcome
 from pipeline.tracking import Store
@@ -87,6 +87,14 @@ def test_a_run_is_found_by_id_by_its_beginning_and_by_name(store: Store) -> None
         assert reproduce.find(store, name).info.run_id == run_id
 
 
+def test_a_registered_version_stands_for_its_run(store: Store, tmp_path: Path) -> None:
+    model.write(dict.fromkeys((model.ARCHIVE, model.NETWORK, model.CALIBRATION), b"model"), tmp_path)
+    run_id = run_of(store, "registered", files.sha256(tmp_path / model.ARCHIVE))
+    registry.challenge(store, tracking.Run(store, run_id), tmp_path)
+    for name in ("models:/digits@challenger", "models:/digits/1"):
+        assert reproduce.find(store, name).info.run_id == run_id
+
+
 def test_of_runs_that_made_the_same_model_the_newest_is_meant(store: Store) -> None:
     run_of(store, "twice", "b" * 64)
     newest = run_of(store, "twice", "b" * 64)
@@ -94,8 +102,8 @@ def test_of_runs_that_made_the_same_model_the_newest_is_meant(store: Store) -> N
 
 
 def test_a_name_that_says_nothing_is_refused_in_one_line(store: Store) -> None:
-    for model in ("c" * 64, "d" * 64):
-        run_of(store, "ambiguous", model)
+    for sha256 in ("c" * 64, "d" * 64):
+        run_of(store, "ambiguous", sha256)
     run_of(store, "without a model")
     for name, words in (
         ("ambiguous", "2 runs are called so; name one by its id"),

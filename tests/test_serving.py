@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,15 @@ def test_every_way_that_mlflow_knows_to_send_an_image_is_understood(
     for content in ({"inputs": {"image": [photograph, photograph]}}, {"instances": [{"image": photograph}] * 2}):
         status, answers = post(address, content)
         assert (status, [answer["verdict"] for answer in answers]) == (200, ["no digit"] * 2)
+
+
+@pytest.mark.slow
+def test_people_who_ask_at_once_get_their_own_answers(address: str, served: Project) -> None:
+    images = np.load(served.root / "data/prepared/test-images.npy")[:24]
+    requests = [{"dataframe_records": [{"image": image.tolist()}] * 20} for image in images]
+    alone = [post(address, request) for request in requests]
+    with ThreadPoolExecutor(8) as people:
+        assert list(people.map(lambda request: post(address, request), requests)) == alone
 
 
 @pytest.mark.slow
