@@ -217,7 +217,7 @@ def data_sentence(data: Mapping[str, Any]) -> str:
 def _photos(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     if not report:
         return {}
-    sentence = "{photos_read} pictures were read; {photos_unsure} answers are unsure.".format_map(report)
+    sentence = "{photos_read} pictures were read, {photos_unsure} of them unsurely.".format_map(report)
     if "photo_accuracy" in report:
         right = round(report["photo_accuracy"] * report["photos_scored"])
         sentence += f" {right} of the {report['photos_scored']} with a label were read right, every digit of them."
