@@ -101,6 +101,7 @@ def _settings(address: str) -> dict[str, str]:
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "error",
+        "RAY_worker_niceness": "0",  # as `train`; Ray's 15 starves on a busy machine
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **(alone if address == "local" else quick),
     }

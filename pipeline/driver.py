@@ -5,23 +5,25 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import console, leaderboard, model, trajectory
+from pipeline import console, model, trajectory
 from pipeline.cluster import Cluster, FailedError, LostError
 from pipeline.config import Params
 from pipeline.console import Stopped
 from pipeline.leaderboard import Result
 from pipeline.tracking import Origin, Run, Store, start
 from pipeline.trajectory import Checkpointed, Epoch, Metrics
-from pipeline.trials import Message, Packaged, Started, Trial, longest
+from pipeline.trials import Message, Packaged, Started, Trial, longest, words
 
 RETRIES = 3  # of a path, with no epoch gained in between
+FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
 ELSEWHERE = "elsewhere"  # in a path's folder: the names of the same path as other kinds of processors walk it
 
 
@@ -89,6 +91,8 @@ class Driver:
         self.results: list[Result] = []
         self.waiting: deque[Walk] = deque()
         self.walking: dict[Any, Walk] = {}
+        self.pool = ThreadPoolExecutor(FINISHERS)
+        self.finishing: dict[Future[Result], Run] = {}
 
     def run(self, paths: Sequence[Sequence[Trial]]) -> None:
         """Walk all paths."""
@@ -97,14 +101,17 @@ class Driver:
             self._send()
             for stream in self.workers.ready(list(self.walking)):
                 self._listen(stream)
+            self._collect([future for future in self.finishing if future.done()])
             self._show()
+        self._collect(list(self.finishing))
 
     def close(self, error: BaseException) -> None:
-        """Close the runs that are open."""
+        """Close the runs that are open, but for those that are being finished."""
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else "FAILED"
-        for walk in [*self.walking.values(), *self.waiting]:
-            for run in walk.runs.values():
-                run.end(status, error)
+        self.pool.shutdown(cancel_futures=True)
+        runs = [run for walk in [*self.walking.values(), *self.waiting] for run in walk.runs.values()]
+        for run in [*runs, *(run for future, run in self.finishing.items() if future.cancelled())]:
+            run.end(status, error)
 
     def _send(self) -> None:
         """Keep a few paths more on their way than there is room for, so that no worker waits for this process."""
@@ -192,35 +199,29 @@ class Driver:
         walk.told = max(epoch.number, walk.told)
 
     def _settle(self, walk: Walk) -> None:
-        """Finish the trials that have left the path and whose model is there."""
+        """Have the trials finished that have left the path and whose model is there."""
         for trial in [trial for trial in walk.trials if trial.number in walk.left]:
             history = walk.left[trial.number]
             content = walk.models.get(trajectory.best_epoch(history, trial.train.monitor))
             if content:
-                self._finish(walk, trial, history, content)
+                walk.trials.remove(trial)
+                run = walk.runs.pop(trial.number)
+                self.finishing[self.pool.submit(finish, run, trial, history, content, walk.parameters)] = run
 
-    def _finish(self, walk: Walk, trial: Trial, history: Sequence[Metrics], content: Mapping[str, bytes]) -> None:
-        summary = trajectory.summary(history, trial.train)
-        run = walk.runs[trial.number]
-        with tempfile.TemporaryDirectory() as folder:
-            model.write(content, Path(folder))
-            sha256 = model.sha256(content)
-            run.log_trained({**summary, "parameters": walk.parameters, "model_sha256": sha256}, Path(folder))
-        run.end("FINISHED")
-        self._record(walk, trial, Result(trial, summary, sha256, run_id=run.run_id))
-
-    def _record(self, walk: Walk, trial: Trial, result: Result) -> None:
-        walk.trials.remove(trial)
-        walk.runs.pop(trial.number, None)
-        self.results.append(result)
+    def _collect(self, futures: Iterable[Future[Result]]) -> None:
+        for future in futures:
+            del self.finishing[future]
+            self.results.append(future.result())
 
     def _fail(self, walk: Walk, reason: str) -> None:
         """Record the trials still on a path as failed."""
-        for trial in list(walk.trials):
+        for trial in walk.trials:
             run = walk.runs.get(trial.number) or self.book.open(trial, path=walk.home.name)
             run.tag({"error": reason})
             run.end("FAILED")
-            self._record(walk, trial, Result(trial, error=reason, run_id=run.run_id))
+            self.results.append(Result(trial, error=reason, run_id=run.run_id))
+        walk.trials.clear()
+        walk.runs.clear()
 
     def _lose(self, walk: Walk, reason: str) -> None:
         """Have a path that lost its worker walked on by another one, unless it keeps losing them."""
@@ -232,7 +233,21 @@ class Driver:
         self.waiting.appendleft(walk)
 
     def _show(self) -> None:
-        monitor = self.book.params.train.monitor
-        good = [result for result in self.results if not result.error]
-        best = leaderboard.rank(good, monitor)[0].summary[f"best_{monitor}"] if good else "-"
-        self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, best {monitor} {best}", refresh=False)
+        monitor = f"best_{self.book.params.train.monitor}"
+        scores = [result.summary[monitor] for result in self.results if not result.error]
+        best = (max if monitor.endswith("accuracy") else min)(scores) if scores else "-"
+        self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, {words(monitor)} {best}", refresh=False)
+
+
+def finish(run: Run, trial: Trial, history: Sequence[Metrics], content: Mapping[str, bytes], parameters: int) -> Result:
+    """Log a trial's model and summary, and end its run."""
+    summary, sha256 = trajectory.summary(history, trial.train), model.sha256(content)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            model.write(content, Path(folder))
+            run.log_trained({**summary, "parameters": parameters, "model_sha256": sha256}, Path(folder))
+    except BaseException as error:
+        run.end("FAILED", error)
+        raise
+    run.end("FINISHED")
+    return Result(trial, summary, sha256, run_id=run.run_id)
