@@ -92,7 +92,8 @@ def _register(store: Store, run: Run, model_id: str, known: Mapping[str, str]) -
     _make_model(store)
     location = store.client.get_logged_model(model_id).artifact_location
     tags = {name: known[name] for name in KEPT if name in known} | {"model.id": model_id}
-    created = store.client.create_model_version(MODEL, location, run.run_id, tags, model_id=model_id)
+    words = known.get("mlflow.note.content")  # the model card
+    created = store.client.create_model_version(MODEL, location, run.run_id, tags, description=words, model_id=model_id)
     return _version(created)
 
 

@@ -13,6 +13,7 @@ import platform
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -428,6 +429,8 @@ def find_origin() -> Origin:
     tags = {
         "git.commit": commit,
         "mlflow.source.git.commit": commit,
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
         "git.dirty": str(bool(patch)).lower(),
         **_dvc_tags(),
