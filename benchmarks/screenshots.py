@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from selenium import webdriver
 
@@ -129,10 +130,11 @@ def wait(asked: Callable[[], object]) -> None:
 
 
 def top(sheet: bytes) -> bytes:
-    """Return the first rows of the contact sheet, no higher than wide."""
+    """Return the first rows of the contact sheet, no higher than wide, cut between two rows."""
     stream = io.BytesIO()
     with Image.open(io.BytesIO(sheet)) as image:
-        image.crop((0, 0, image.width, min(image.height, round(0.75 * image.width)))).save(stream, "PNG")
+        plain = np.flatnonzero(np.ptp(np.asarray(image.convert("L")), axis=1) == 0)
+        image.crop((0, 0, image.width, int(plain[plain < image.width].max()))).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -151,7 +153,8 @@ def smaller(image: Image.Image) -> Iterator[bytes]:
         size = (round(image.width * factor), round(image.height * factor))
         for colours in (256, 64):
             stream = io.BytesIO()
-            image.resize(size, Image.Resampling.LANCZOS).quantize(colours).save(stream, "PNG", optimize=True)
+            shrunk = image.resize(size, Image.Resampling.LANCZOS)
+            shrunk.quantize(colours, Image.Quantize.FASTOCTREE).save(stream, "PNG", optimize=True)
             yield stream.getvalue()
 
 
