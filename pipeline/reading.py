@@ -13,11 +13,8 @@ from pipeline import photo
 from pipeline.classifier import FLOOR, Classifier, Verdict, softmax
 from pipeline.photo import Box, Page, Picture, Piece
 
-SHARES = (
-    0.4,
-    0.25,
-    0.15,
-)  # of the ink's darkness where ink begins; the picture is prepared with each, and all are heard
+# Of the ink's darkness where ink begins; a lone digit is prepared with each, and all of them are heard.
+SHARES = (0.4, 0.25, 0.15)
 REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts may lie, and how small they may be
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
