@@ -1,6 +1,7 @@
 """The workflow: five DVC stages, and the commands that stand on them."""
 
 import importlib.util
+import signal
 import sys
 
 if not importlib.util.find_spec("tqdm"):
@@ -9,3 +10,5 @@ if not importlib.util.find_spec("tqdm"):
         "run `make` once, then `source .venv/bin/activate`, or use the verbs of `make help`\n"
     )
     sys.exit(2)
+if sys.argv[:1] == ["-m"]:  # a command that is still being imported: Ctrl-C ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
