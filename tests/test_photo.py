@@ -1,0 +1,217 @@
+"""What must not change the field: where the digit is, how large, how bright, which way up, on what paper."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import files, photo, preprocess, reading
+from pipeline.photo import UnreadableError
+
+
+@pytest.fixture(scope="module")
+def images(raw_mnist):
+    return preprocess.read_pair(raw_mnist, "t10k")[0]
+
+
+def encode(pixels, format="PNG", **options):  # noqa: A002
+    content = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(content, format, **options)
+    return content.getvalue()
+
+
+def page_with_a_seven(height=200, width=200, dark=40, bright=220):
+    page = np.full((height, width), bright, np.uint8)
+    cv2.polylines(page, [np.array([[60, 50], [140, 55], [95, 150]], np.int32)], False, dark, 12, cv2.LINE_AA)
+    return page
+
+
+def prepared(pixels):
+    picture = photo.open_picture(encode(pixels))
+    page = photo.pages_of(photo.ink_of(picture.grey), reading.SHARES)[-1]
+    return photo.field_of(photo.cut_out(page, [reading.main_piece(page)]))
+
+
+@pytest.mark.parametrize("factor", [3, 6, 11])
+def test_an_enlarged_moved_and_framed_digit_comes_back_to_the_pixel(images, factor):
+    rng = np.random.default_rng(factor)
+    for image in images[:300]:
+        frame = rng.integers(0, 90, 4)
+        large = np.pad(np.kron(image, np.ones((factor, factor), np.uint8)), (frame[:2], frame[2:]))
+        np.testing.assert_array_equal(photo.field_of(large.astype(np.float32) / 255), image)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_nearly_every_digit_comes_back_to_the_pixel_from_a_whole_photograph(images, invert):
+    """One in thirty is in two pieces, which a photograph of a page cannot know to be one digit."""
+    same = 0
+    for image in images[:200]:
+        large = np.pad(np.kron(image, np.ones((6, 6), np.uint8)), 40)
+        same += bool((prepared(255 - large if invert else large) == image).all())
+    assert same >= 185
+
+
+def test_ink_is_found_in_either_polarity():
+    page = page_with_a_seven()
+    assert not photo.ink_of(page).white
+    assert photo.ink_of(255 - page).white
+    np.testing.assert_allclose(prepared(page).astype(int), prepared(255 - page).astype(int), atol=40)
+
+
+def test_a_light_gradient_is_divided_away():
+    light = np.linspace(0.5, 1, 200)[None]
+    off = np.abs(prepared(page_with_a_seven()).astype(int) - prepared((page_with_a_seven() * light).astype(np.uint8)))
+    assert off.mean() < 4
+
+
+def test_ruled_lines_and_a_frame_are_found_and_the_digit_is_kept():
+    page = page_with_a_seven()
+    lined = page.copy()
+    lined[::32] = 120
+    cv2.rectangle(lined, (3, 3), (196, 196), 30, 5)
+    off = np.abs(prepared(page).astype(int) - prepared(lined))
+    assert off.mean() < 10
+
+
+def test_a_lone_upright_stroke_is_a_digit_and_no_line():
+    page = np.full((120, 60), 230, np.uint8)
+    page[2:118, 26:34] = 30
+    assert prepared(page).any()
+
+
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_a_blank_page_has_no_pieces(value):
+    page = photo.pages_of(photo.ink_of(np.full((90, 120), value, np.uint8)), reading.SHARES)
+    assert not any(each.pieces for each in page)
+
+
+def test_bare_textured_paper_has_no_pieces():
+    noise = np.random.default_rng(2).normal(200, 5, (300, 300))
+    paper = cv2.GaussianBlur(noise, (0, 0), 1.2).clip(0, 255).astype(np.uint8)
+    assert not photo.pages_of(photo.ink_of(paper), (0.25,))[0].pieces
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_says(orientation):
+    turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM}
+    turns |= {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
+    turns |= {8: Image.Transpose.ROTATE_270}
+    page = page_with_a_seven(height=180)
+    stored = Image.fromarray(page)
+    if orientation in turns:
+        stored = stored.transpose(turns[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = photo.open_picture(encode(stored, exif=exif))
+    assert picture.size == (200, 180)
+    np.testing.assert_array_equal(picture.grey, page)
+
+
+def test_every_kind_of_pixels_is_read_as_the_same_grey():
+    page = page_with_a_seven()
+    grey = Image.fromarray(page)
+    clear = Image.merge("LA", [Image.new("L", grey.size, 40), Image.fromarray(255 - page)])
+    kinds = {
+        "sixteen bits": encode(Image.fromarray(page.astype(np.uint16) * 257)),
+        "palette": encode(grey.convert("P")),
+        "colour": encode(grey.convert("RGB")),
+        "cmyk": encode(grey.convert("RGB").convert("CMYK"), "TIFF"),
+        "float": encode(Image.fromarray(page.astype(np.float32)), "TIFF"),
+    }
+    for kind, content in kinds.items():
+        off = np.abs(photo.open_picture(content).grey.astype(int) - page)
+        assert off.max() <= 2, kind
+    assert not photo.ink_of(photo.open_picture(encode(clear)).grey).white
+
+
+def test_white_ink_on_nothing_is_laid_on_black():
+    page = page_with_a_seven()
+    content = encode(Image.merge("LA", [Image.new("L", (200, 200), 255), Image.fromarray(255 - page)]))
+    assert photo.ink_of(photo.open_picture(content).grey).white
+
+
+def test_an_animation_is_read_by_its_first_picture():
+    frames = [Image.fromarray(page_with_a_seven()), Image.new("L", (200, 200), 220)]
+    content = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert photo.open_picture(content).grey.min() < 60
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (28, 28), (3000, 5)])
+def test_any_shape_of_picture_is_prepared(size):
+    picture = photo.open_picture(encode(np.full(size, 200, np.uint8)))
+    assert photo.pages_of(photo.ink_of(picture.grey), (0.25,))[0].pieces == ()
+
+
+def test_a_large_photograph_is_read_small_and_its_size_is_kept():
+    picture = photo.open_picture(encode(Image.new("RGB", (6000, 4000), (200, 200, 200)), "JPEG"))
+    assert picture.size == (6000, 4000)
+    assert max(picture.grey.shape) == photo.LONGEST
+    assert picture.factor == 6000 / photo.LONGEST
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a picture"),
+        (b"no picture at all", "not a picture"),
+        (encode(page_with_a_seven())[:300], "damaged"),
+        (encode(page_with_a_seven(), "JPEG")[:600], "damaged"),
+    ],
+)
+def test_what_is_no_picture_says_why(content, reason):
+    with pytest.raises(UnreadableError, match=reason):
+        photo.open_picture(content)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    content = encode(Image.new("1", (30000, 30000)))
+    assert len(content) < 200_000
+    with pytest.raises(UnreadableError, match="more than 60 million pixels"):
+        photo.open_picture(content)
+
+
+def test_a_missing_file_says_so():
+    with pytest.raises(UnreadableError, match="no such file"):
+        photo.open_picture(Path("nowhere.png"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    angle=st.floats(-9, 9),
+    thickness=st.integers(1, 4),
+    dark=st.integers(20, 120),
+    pitch=st.integers(28, 60),
+)
+def test_a_slanted_grid_is_found_whatever_its_angle(angle, thickness, dark, pitch):
+    page = np.full((400, 400), 225, np.uint8)
+    page[::pitch] = dark
+    for shift in range(thickness):
+        page[shift::pitch] = dark
+        page[:, shift::pitch] = dark
+    turn = cv2.getRotationMatrix2D((200, 200), angle, 1)
+    mask = cv2.warpAffine(page, turn, (400, 400), borderValue=225)[100:300, 100:300] < 170
+    assert photo.lines_of(mask).sum() > 0.7 * mask.sum()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60))
+def test_a_field_always_has_its_longer_side_in_the_box(seed, height, width):
+    ink = np.random.default_rng(seed).random((height, width), np.float32)
+    field = photo.field_of(ink)
+    rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 <= photo.BOX
+
+
+def test_runs_paint_what_they_were_made_of():
+    mask = np.random.default_rng(5).random((40, 30)) > 0.5
+    runs = photo.runs_of(mask)
+    np.testing.assert_array_equal(runs.paint(np.ones(len(runs.length), bool)), mask)
+
+
+def test_the_shipped_pictures_are_small():
+    assert sum(path.stat().st_size for path in (files.ROOT / files.PHOTOS).iterdir()) < 1_000_000

@@ -1,0 +1,260 @@
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import files, photo, predict_photo, reading, sheet
+from pipeline.classifier import Classifier
+from pipeline.console import UserError
+
+READER = Path(__file__).parent / "reader"
+SHIPPED = files.ROOT / files.PHOTOS
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return Classifier.load(READER)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """Return a folder with a model in it, as the current one."""
+    (tmp_path / "models").symlink_to(READER)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def answers(capsys, *arguments):
+    status = predict_photo.main(["--json", *map(str, arguments)])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def encode(pixels, format="PNG", **options):  # noqa: A002
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format, **options)
+    return content.getvalue()
+
+
+def ink_of_shipped(name):
+    """Return the ink of a shipped single digit, float32 0..1, cut out tightly."""
+    page = photo.pages_of(photo.ink_of(photo.open_picture(SHIPPED / name).grey), reading.SHARES)[1]
+    ink = photo.cut_out(page, [reading.main_piece(page)])
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def on_paper(ink, left=40, top=40, right=40, bottom=40, paper=225, dark=40):
+    return np.pad(paper - (paper - dark) * ink, ((top, bottom), (left, right)), constant_values=paper).astype(np.uint8)
+
+
+CLEAR = {"single_02.jpg": "3", "single_06.jpg": "6", "single_12.jpg": "4", "single_27.jpg": "5", "single_30.jpg": "9"}
+
+
+@pytest.fixture(scope="module", params=sorted(CLEAR))
+def digit(request):
+    return ink_of_shipped(request.param), CLEAR[request.param]
+
+
+def text(classifier, pixels, read=reading.read_one, **options):
+    return read(photo.open_picture(encode(pixels, **options)), classifier).text
+
+
+@pytest.mark.usefixtures("workplace")
+def test_the_contract_of_json(capsys):
+    status, found = answers(capsys, "--one", SHIPPED / "single_06.jpg", SHIPPED / "none_54.jpg")
+    assert status == 0
+    assert [set(one) for one in found] == [{"file", "text", "verdict", "reason", "digits"}] * 2
+    first = found[0]
+    assert (first["text"], first["verdict"], first["reason"]) == ("6", "digit", "")
+    assert set(first["digits"][0]) == {"digit", "probability", "verdict", "box"}
+    x, y, width, height = first["digits"][0]["box"]
+    size = photo.open_picture(SHIPPED / "single_06.jpg").size
+    assert 0 <= x < x + width <= size[0]
+    assert 0 <= y < y + height <= size[1]
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_bad_picture_among_good_ones_is_unreadable_and_the_others_are_read(capsys):
+    Path("empty.png").touch()
+    Path("words.jpg").write_text("no picture")
+    whole = (SHIPPED / "single_06.jpg").read_bytes()
+    Path("half.jpg").write_bytes(whole[: len(whole) // 2])
+    bad = ["empty.png", "words.jpg", "half.jpg", "missing.png"]
+    status, found = answers(capsys, "--one", *bad, SHIPPED / "single_06.jpg")
+    assert status == 1
+    assert [one["verdict"] for one in found] == ["unreadable"] * 4 + ["digit"]
+    assert all(one["reason"] and "\n" not in one["reason"] for one in found[:4])
+    assert [one["file"] for one in found[:4]] == bad
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_folder_is_read_in_name_order(capsys):
+    Path("folder").mkdir()
+    for name in ("b.jpg", "a.jpg", "C.JPG", "notes.txt"):
+        Path("folder", name).write_bytes((SHIPPED / "single_06.jpg").read_bytes())
+    _, found = answers(capsys, "folder")
+    assert [Path(one["file"]).name for one in found] == ["C.JPG", "a.jpg", "b.jpg"]
+
+
+@pytest.mark.usefixtures("workplace")
+def test_an_empty_folder_is_an_error_that_names_it():
+    Path("folder").mkdir()
+    with pytest.raises(UserError, match="folder: expected pictures"):
+        predict_photo.main(["folder"])
+
+
+def test_a_missing_model_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="dvc repro"):
+        predict_photo.main([str(SHIPPED)])
+
+
+@pytest.mark.usefixtures("workplace")
+def test_standard_input_is_read_and_only_the_answer_is_printed():
+    command = [sys.executable, "-m", "pipeline.predict_photo", "--one", "--json", "-"]
+    content = (SHIPPED / "single_06.jpg").read_bytes()
+    done = subprocess.run(command, input=content, capture_output=True, env={"PYTHONPATH": str(files.ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["text"] == "6"
+
+
+def test_the_command_loads_neither_tensorflow_nor_mlflow_nor_pandas():
+    code = "import sys; from pipeline import predict_photo; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=files.ROOT).split()
+    assert not {"tensorflow", "mlflow", "pandas", "matplotlib", "scipy"} & set(loaded)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_an_explanation_is_a_picture(capsys):
+    assert predict_photo.main([str(SHIPPED / "multi_50.jpg"), "--explain", "steps.png"]) == 0
+    assert "137" in capsys.readouterr().out
+    with Image.open("steps.png") as image:
+        assert image.width > 1000
+
+
+def test_an_explanation_of_two_pictures_is_refused():
+    with pytest.raises(UserError, match="expected one picture"):
+        predict_photo.main(["a.png", "b.png", "--explain", "steps.png"])
+
+
+def test_the_shipped_pictures_are_read(classifier):
+    cards = list(predict_photo.read_folder(SHIPPED, classifier))
+    metrics = predict_photo.score(cards)
+    assert metrics["photos_scored"] == 60
+    assert metrics["photo_accuracy"] >= 0.85
+    assert sheet.png(sheet.contact_sheet(cards)) == sheet.png(sheet.contact_sheet(cards))
+
+
+def test_pictures_without_a_label_are_read_and_not_scored(tmp_path, classifier):
+    (tmp_path / "own.jpg").write_bytes((SHIPPED / "single_06.jpg").read_bytes())
+    metrics = predict_photo.score(list(predict_photo.read_folder(tmp_path, classifier)))
+    assert (metrics["photos_read"], metrics["photos_scored"]) == (1, 0)
+    assert "photo_accuracy" not in metrics
+
+
+@pytest.mark.parametrize(("row", "words"), [("a.jpg,5x", "expected digits"), ("b.jpg,5", "not in the folder")])
+def test_wrong_labels_are_errors_that_name_the_picture(tmp_path, classifier, row, words):
+    (tmp_path / "a.jpg").write_bytes((SHIPPED / "single_06.jpg").read_bytes())
+    (tmp_path / "labels.csv").write_text(f"file,label\n{row}\n")
+    with pytest.raises(UserError, match=words):
+        list(predict_photo.read_folder(tmp_path, classifier))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(left=st.integers(20, 300), top=st.integers(20, 200), right=st.integers(20, 300), bottom=st.integers(20, 200))
+def test_a_moved_digit_is_the_same_digit(classifier, digit, left, top, right, bottom):
+    assert text(classifier, on_paper(digit[0], left, top, right, bottom)) == digit[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(factor=st.floats(0.5, 4))
+def test_a_scaled_digit_is_the_same_digit(classifier, digit, factor):
+    page = on_paper(digit[0])
+    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    assert text(classifier, cv2.resize(page, None, fx=factor, fy=factor, interpolation=smooth)) == digit[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    paper=st.integers(150, 255),
+    contrast=st.floats(0.25, 0.9),
+    tint=st.tuples(*[st.floats(0.6, 1)] * 3),
+    invert=st.booleans(),
+)
+def test_a_brightened_tinted_or_inverted_digit_is_the_same_digit(classifier, digit, paper, contrast, tint, invert):
+    page = on_paper(digit[0], paper=paper, dark=round(paper * (1 - contrast)))
+    colour = (page[..., None] * np.array(tint)).astype(np.uint8)
+    assert text(classifier, 255 - colour if invert else colour) == digit[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(low=st.floats(0.4, 1), quality=st.integers(30, 95), across=st.booleans())
+def test_a_gradient_and_a_poor_jpeg_change_nothing(classifier, digit, low, quality, across):
+    page = on_paper(digit[0])
+    light = np.linspace(low, 1, page.shape[1])[None] if across else np.linspace(low, 1, page.shape[0])[:, None]
+    assert text(classifier, (page * light).astype(np.uint8), format="JPEG", quality=quality) == digit[1]
+
+
+def test_two_digits_side_by_side_read_as_the_two_alone(classifier):
+    inks = {name: ink_of_shipped(name) for name in CLEAR}
+    for first, one in inks.items():
+        for second, other in inks.items():
+            pages = [on_paper(ink, top=20, bottom=20 + 160 - ink.shape[0], left=15, right=15) for ink in (one, other)]
+            assert text(classifier, np.hstack(pages), reading.read) == CLEAR[first] + CLEAR[second]
+
+
+@pytest.mark.parametrize("degrees", [-10, -5, 5, 10])
+def test_rows_are_read_from_the_top_and_from_the_left_though_the_page_is_tilted(classifier, degrees):
+    inks = [cv2.resize(ink_of_shipped(name), (40, 60)) for name in sorted(CLEAR)]
+    row = np.hstack([np.pad(ink, 20) for ink in inks])
+    page = 230 - (180 * np.pad(np.vstack([row, row[:, ::-1][:, ::-1], row]), 60)).astype(np.uint8)
+    turn = cv2.getRotationMatrix2D((page.shape[1] / 2, page.shape[0] / 2), degrees, 1)
+    page = cv2.warpAffine(page, turn, page.shape[::-1], borderValue=230)
+    assert text(classifier, page, reading.read) == "".join(CLEAR[name] for name in sorted(CLEAR)) * 3
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_blank_page_is_no_digit_and_no_guess(classifier, value):
+    found = reading.read(photo.open_picture(encode(np.full((80, 90), value, np.uint8))), classifier)
+    assert (found.text, found.verdict, found.reason) == ("", "no digit", "no ink")
+
+
+def mutated(content, rng):
+    """Return a picture's bytes cut, flipped, overwritten or with another size in its header."""
+    damaged = bytearray(content)
+    match int(rng.integers(4)):
+        case 0:
+            return bytes(damaged[: int(rng.integers(0, len(damaged)))])
+        case 1:
+            for place in rng.integers(0, len(damaged), int(rng.integers(1, 30))):
+                damaged[place] ^= 1 << int(rng.integers(8))
+        case 2:
+            damaged[: int(rng.integers(1, 40))] = rng.bytes(int(rng.integers(1, 40)))
+        case _:
+            place = int(rng.integers(4, 40))
+            damaged[place : place + 4] = rng.bytes(4)
+    return bytes(damaged)
+
+
+@pytest.mark.slow
+def test_two_thousand_damaged_pictures_end_in_a_verdict(classifier):
+    rng = np.random.default_rng(8)
+    page = on_paper(ink_of_shipped("single_06.jpg"))
+    kinds = [encode(page, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    for number in range(2000):
+        content, start = mutated(kinds[number % len(kinds)], rng), time.perf_counter()
+        try:
+            verdict = reading.read(photo.open_picture(content), classifier).verdict
+        except photo.UnreadableError:
+            verdict = "unreadable"
+        assert verdict in ("digit", "unsure", "no digit", "unreadable"), number
+        assert time.perf_counter() - start < 5, number
