@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1700,2600"):
         options.add_argument(word)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(SECONDS)
+    driver.set_script_timeout(3 * SECONDS)
     closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": f"try {{ {closed} }} catch {{}}"})
     yield driver
@@ -264,7 +264,9 @@ def violations(browser: Any) -> list[str]:
     """Return what axe finds wrong with the page."""
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     browser.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
-    found = browser.execute_async_script("axe.run(document).then(arguments[0], arguments[0])")
+    found = browser.execute_async_script(
+        "axe.run(document, {resultTypes: ['violations']}).then(arguments[0], arguments[0])"
+    )
     assert "passes" in found, found
     assert found["passes"]
     return [f"{each['id']}: {json.dumps([node['html'] for node in each['nodes']][:3])}" for each in found["violations"]]
