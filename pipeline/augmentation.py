@@ -30,8 +30,8 @@ Kind = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 def augment(images: np.ndarray, labels: np.ndarray, *, seed: int, epoch: int, settings: Augment) -> np.ndarray:
     """Return ``images`` (uint8 [n, 28, 28], ink bright) with a share of them changed as hands and photographs do.
 
-    ``labels`` (uint8 [n]) say which are ones and sevens. The result is a function of the arguments: the same seed and
-    epoch change the same digits in the same way.
+    ``labels`` (uint8 [n]) say which are ones, sevens and nines. The result is a function of the arguments: the same
+    seed and epoch change the same digits in the same way.
     """
     rng = np.random.default_rng([seed, epoch, 1])
     changed = _chosen(rng, len(images), settings.share)
@@ -47,13 +47,11 @@ def degrade(images: np.ndarray, labels: np.ndarray, *, seed: int, settings: Augm
 
 
 def write_european(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
-    """Give a share of the ones an upstroke and of the sevens a bar, which the Americans of MNIST seldom wrote."""
+    """Give a share of ones an upstroke, of sevens a bar, of nines a hook, which the Americans of MNIST seldom wrote."""
     result = images.copy()
     for i in _chosen(rng, len(images), settings.european):
-        if labels[i] == 1:
-            result[i] = _with_upstroke(result[i], rng)
-        if labels[i] == 7:
-            result[i] = _with_bar(result[i], rng)
+        if write := EUROPEAN.get(int(labels[i])):
+            result[i] = write(result[i], rng)
     return result
 
 
@@ -66,8 +64,17 @@ def _with_upstroke(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _with_bar(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y = int(rng.integers(12, 20))
-    x, (left, right, rise) = _column(field, y), rng.uniform((3, 3, -1), (8, 8, 2))
+    x, (left, right, rise) = _column(field, y), rng.uniform((3, 3, -1), (8, 11, 2))
     return _centred(_drawn_over(field, (x - left, y + rise), (x + right, y - rise), rng))
+
+
+def _with_hook(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    bottom = SIDE - 1 - int(np.argmax((field > 127).any(axis=1)[::-1]))
+    x, (wide, rise) = _column(field, bottom), rng.uniform((4, -1), (10, 3))
+    return _centred(_drawn_over(field, (x, bottom), (x - wide, bottom - rise), rng))
+
+
+EUROPEAN = {1: _with_upstroke, 7: _with_bar, 9: _with_hook}
 
 
 def _drawn_over(
