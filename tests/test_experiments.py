@@ -55,7 +55,7 @@ def test_queued_experiments_all_land_in_one_store_with_the_figures_that_dvc_show
 
 
 def wait_for_queue(project: Project) -> None:
-    end = time.monotonic() + 600
+    end = time.monotonic() + 900
     while True:
         said = project.dvc("queue", "status")
         assert "Failed" not in said, said + project.dvc("queue", "logs", said.split("Failed")[0].split()[-3])
@@ -83,7 +83,11 @@ def test_four_trainings_at_once_on_a_fresh_clone_leave_four_finished_runs_in_a_h
         )
         for _ in range(4)
     ]
-    said = [process.communicate(timeout=300) for process in started]
+    try:
+        said = [process.communicate(timeout=600) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0] * 4, said
     runs = runs_of(small_project)
     assert [run.info.status for run in runs] == ["FINISHED"] * 4

@@ -264,6 +264,13 @@ class Running:
         )
         self.seen: dict[int, psutil.Process] = {}
 
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def family(self) -> list[psutil.Process]:
         with psutil.Process(self.process.pid).oneshot():
             found = psutil.Process(self.process.pid).children(recursive=True)
@@ -285,16 +292,16 @@ class Running:
             assert self.process.poll() is None, self.process.communicate()
             return len(list((self.project.root / ".checkpoints").glob("*/*.epoch"))) >= count
 
-        until(there, 120)
+        until(there, 600)
 
     def end(self, status: int) -> tuple[str, str]:
-        said = self.process.communicate(timeout=180)
+        said = self.process.communicate(timeout=600)
         assert self.process.returncode == status, said
         return said
 
     def nothing_left(self) -> None:
         """Wait until Ray's processes are gone."""
-        until(lambda: not any(process.is_running() for process in self.seen.values()), 30)
+        until(lambda: not any(process.is_running() for process in self.seen.values()), 60)
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -387,12 +394,12 @@ def test_a_sweep_that_is_done_starts_no_worker_and_applies_its_winner(swept: Pro
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_from_its_last_epoch(project: Project, swept: Project) -> None:
-    running = Running(project)
-    running.wait_for_epochs(1)
-    worker = running.workers()[0]
-    kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
-    worker.kill()
-    _, said = running.end(0)
+    with Running(project) as running:
+        running.wait_for_epochs(1)
+        worker = running.workers()[0]
+        kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
+        worker.kill()
+        _, said = running.end(0)
     assert re.fullmatch(r"sweep: .*; going on from epoch [2-4]\n", said)
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
     assert models(project) == models(swept)
@@ -403,11 +410,11 @@ def test_a_worker_that_is_killed_is_replaced_from_its_last_epoch(project: Projec
 def test_a_driver_that_is_killed_is_started_again_and_does_only_what_is_missing(
     project: Project, swept: Project
 ) -> None:
-    running = Running(project)
-    running.wait_for_epochs(3)
-    running.family()
-    running.process.kill()
-    running.nothing_left()
+    with Running(project) as running:
+        running.wait_for_epochs(3)
+        workers = running.workers()
+        running.process.kill()
+        until(lambda: not any(worker.is_running() for worker in workers), 60)
     kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
     project.stage("sweep")
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
@@ -422,16 +429,15 @@ def test_a_driver_that_is_killed_is_started_again_and_does_only_what_is_missing(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_sweep_cleanly_with_a_word_on_how_to_go_on(project: Project, number: signal.Signals) -> None:
-    running = Running(project)
-    running.wait_for_epochs(1)
-    running.family()
-    running.process.send_signal(number)
-    _, said = running.end(128 + number)
-    assert (
-        said == f"stopped by {number.name}. Nothing is lost: the same command goes on from the last finished epochs.\n"
-    )
+    with Running(project) as running:
+        running.wait_for_epochs(1)
+        running.family()
+        running.process.send_signal(number)
+        _, said = running.end(128 + number)
+        running.nothing_left()
+    hint = "Nothing is lost: the same command goes on from the last finished epochs."
+    assert said == f"stopped by {number.name}. {hint}\n"
     assert {run.info.status for run in runs_of(project)} == {"KILLED"}
-    running.nothing_left()
 
 
 FAILING = """
