@@ -69,7 +69,7 @@ def _with_bar(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _with_hook(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    bottom = SIDE - 1 - int(np.argmax((field > 127).any(axis=1)[::-1]))
+    bottom = SIDE - 1 - int(np.argmax((field[::-1] > 127).any(axis=1)))
     x, (wide, rise) = _column(field, bottom), rng.uniform((4, -1), (10, 3))
     return _centred(_drawn_over(field, (x, bottom), (x - wide, bottom - rise), rng))
 

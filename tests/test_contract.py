@@ -236,9 +236,11 @@ def test_every_verb_of_the_makefile_says_what_it_does():
 def test_every_module_and_report_that_is_named_exists(name):
     text = (ROOT / name).read_text("utf-8")
     assert [each for each in re.findall(r"pipeline\.(\w+)", text) if each not in MODULES] == []
-    assert [each for each in re.findall(r"\breports/[\w.]+\w", text) if not (ROOT / each).exists()] == []
+    named = set(re.findall(r"\breports/[\w.]+\w", text)) - UNKEPT
+    assert {each for each in named if not (ROOT / each).exists()} == set()
 
 
+UNKEPT = {f"reports/{name}" for name in ("gate.md", "index.html", "sweep.csv")}  # made by commands, not by stages
 FIGURE = re.compile(r"<!-- (?P<name>[\w.]+):(?P<key>\w+) -->(?P<text>[^<]*)<!-- / -->")
 
 
