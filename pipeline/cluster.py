@@ -7,12 +7,13 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline import console, files
 from pipeline.console import UserError
-from pipeline.trajectory import Digits
+from pipeline.trajectory import AVX2, Digits
 from pipeline.trials import Message, Trial, explore, longest
 
 PATIENCE = 5  # seconds in which a cluster must answer
@@ -35,17 +36,26 @@ class Cluster:
         self.ray = ray
         self.digits = ray.put(digits)
         self.walk = ray.remote(walk)
+        self.cores: list[float] = []
+        self.counted = float("-inf")
 
     def room(self, threads: int) -> int:
         """Return how many trials of so many threads fit at once."""
-        nodes = [node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]]
-        return sum(int(cores) // threads for cores in nodes)
+        if time.monotonic() > self.counted + 1:  # machines come and go, but not every millisecond
+            self.cores = [node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]]
+            self.counted = time.monotonic()
+        return sum(int(cores) // threads for cores in self.cores)
 
     def start(self, trials: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Any:
         """Send a worker on its way, as soon as there is one; return the stream of its messages."""
-        threads = longest(trials).threads
-        apart = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}  # TensorFlow cannot change the count in one process
-        options = {"num_cpus": threads, "num_returns": "streaming", "max_retries": 0, "runtime_env": apart}
+        train = longest(trials)
+        apart = {"OMP_NUM_THREADS": str(train.threads)} | (AVX2 if train.instructions == "avx2" else {})
+        options = {
+            "num_cpus": train.threads,
+            "num_returns": "streaming",
+            "max_retries": 0,
+            "runtime_env": {"env_vars": apart},  # one process cannot change them: other ones, another process
+        }
         return self.walk.options(**options).remote(self.digits, list(trials), dict(known))
 
     def ready(self, streams: Sequence[Any]) -> list[Any]:

@@ -73,6 +73,7 @@ class Train(Section):
     monitor: Literal["val_loss", "val_accuracy"]
     seed: Seed
     threads: Annotated[int, Field(ge=1, le=256)]
+    instructions: Literal["native", "avx2"]
     precision: Literal["float32", "bfloat16"]
     non_digits: Whole
     augment: Augment

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import console, model, trajectory
+from pipeline import console, files, model, trajectory
 from pipeline.cluster import Cluster, FailedError, LostError
 from pipeline.config import Params
 from pipeline.console import Stopped
@@ -23,6 +23,7 @@ from pipeline.trajectory import Checkpointed, Epoch, Metrics
 from pipeline.trials import Message, Packaged, Started, Trial, longest, words
 
 RETRIES = 3  # of a path, with no epoch gained in between
+PRUNED = 50  # paths between two looks at how much is kept
 FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
 ELSEWHERE = "elsewhere"  # in a path's folder: the names of the same path as other kinds of processors walk it
 
@@ -53,7 +54,7 @@ class Walk:
     """
 
     trials: list[Trial]
-    home: Path = Path()
+    home: Path
     known: dict[str, list[Epoch]] = field(default_factory=dict)
     path: str = ""
     history: list[Metrics] = field(default_factory=list)
@@ -68,10 +69,10 @@ class Walk:
         self.epochs = longest(self.trials).epochs
 
 
-def drive(book: Book, workers: Cluster, paths: Sequence[Sequence[Trial]]) -> list[Result]:
+def drive(book: Book, workers: Cluster, paths: Mapping[str, Sequence[Trial]]) -> list[Result]:
     """Have every path walked to the end of its trials; a trial that fails is recorded, and the others go on."""
-    with console.progress(sum(longest(path).epochs for path in paths), "sweep", "epoch") as bar:
-        driver = Driver(book, workers, bar, sum(map(len, paths)))
+    with console.progress(sum(longest(path).epochs for path in paths.values()), "sweep", "epoch") as bar:
+        driver = Driver(book, workers, bar, sum(map(len, paths.values())))
         try:
             driver.run(paths)
         except BaseException as error:
@@ -94,9 +95,10 @@ class Driver:
         self.pool = ThreadPoolExecutor(FINISHERS)
         self.finishing: dict[Future[Result], Run] = {}
 
-    def run(self, paths: Sequence[Sequence[Trial]]) -> None:
+    def run(self, paths: Mapping[str, Sequence[Trial]]) -> None:
         """Walk all paths."""
-        self.waiting.extend(Walk(list(path)) for path in paths)
+        root = files.workspace() / ".checkpoints"
+        self.waiting.extend(Walk(list(trials), root / path) for path, trials in paths.items())
         while self.waiting or self.walking:
             self._send()
             for stream in self.workers.ready(list(self.walking)):
@@ -125,11 +127,13 @@ class Driver:
             self.walking[self.workers.start(walk.trials, known)] = walk
 
     def _known(self, walk: Walk) -> dict[str, list[Epoch]]:
-        train, digits = longest(walk.trials), self.book.digests["data_sha256"]
-        walk.home = trajectory.checkpoints_of(train, digits, self.book.params.checkpoints).folder
+        walk.home.mkdir(parents=True, exist_ok=True)
+        walk.home.touch()
+        if len(self.waiting) % PRUNED == 0:
+            trajectory.prune(walk.home.parent, self.book.params.checkpoints, keep=walk.home)
         file = walk.home / ELSEWHERE
         names = [walk.home.name, *(file.read_text().split() if file.exists() else [])]
-        return {name: Checkpointed(walk.home.with_name(name)).read_all()[: train.epochs] for name in names}
+        return {name: Checkpointed(walk.home.with_name(name)).read_all()[: walk.epochs] for name in names}
 
     def _listen(self, stream: Any) -> None:
         walk = self.walking[stream]

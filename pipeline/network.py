@@ -24,6 +24,7 @@ with hushed():  # and says what it was built with whatever they say
 PARAMETERS = 53_578  # the article's count; a check that the layers are its layers
 CHUNK = 8  # steps a call: few enough that a signal is heard within a second
 SEEN = 26  # of the 28 rows and columns
+INSTRUCTIONS = "avx2" if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2" else "native"
 State = dict[str, np.ndarray]
 
 
@@ -36,6 +37,12 @@ def use_threads(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         raise UserError(f"train.threads: this process already computes with another count than {threads}") from None
+
+
+def check_instructions(instructions: str) -> None:
+    """Raise ``UserError`` where TensorFlow was imported for other instructions: it chooses its kernels only once."""
+    if instructions != INSTRUCTIONS:
+        raise UserError(f"train.instructions: this process already computes with {INSTRUCTIONS}, not {instructions}")
 
 
 def build(dropout: float, precision: str = "float32", seed: int = 0) -> keras.Model:
@@ -72,6 +79,7 @@ class Learner:
 
     def __init__(self, params: Train, steps: int) -> None:
         use_threads(params.threads)
+        check_instructions(params.instructions)
         self.params = params
         start = [weight.numpy() for weight in build(params.dropout, seed=params.seed).trainable_variables]
         self.weights, self.average = _variables(start), _variables(start)

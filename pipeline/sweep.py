@@ -93,16 +93,16 @@ def run(
     sweep_id = files.digest(sorted(trial.sha256 for trial in wanted), digests)[:16]
     results = _before(store, sweep_id, wanted)
     done = {result.trial.number for result in results}
-    paths = list(trials.group([trial for trial in wanted if trial.number not in done], digits.sha256).values())
+    paths = trials.group([trial for trial in wanted if trial.number not in done], digits.sha256)
     with contextlib.ExitStack() as stack:
         if paths:
-            threads = max(trials.longest(path).threads for path in paths)
+            threads = max(trials.longest(path).threads for path in paths.values())
             ray = stack.enter_context(cluster.connected(address, digits, threads, explore, workers))
         origin = tracking.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         if paths:
             book = driver.Book(store, params, digests, origin, parent)
-            print(_announced(wanted, paths, digits, ray.room(threads)))
+            print(_announced(wanted, list(paths.values()), digits, ray.room(threads)))
             results += driver.drive(book, ray, paths)
         ranked = leaderboard.rank(results, params.train.monitor)
         report(ranked, params, parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import getpass
 import io
 import json
@@ -237,7 +238,7 @@ class Run:
                 data_path=_copied(models.glob("[!.]*"), Path(folder, "data")),
                 code_paths=[_copied(SERVED, Path(folder, "pipeline"))],
                 mlflow_model=about,
-                pip_requirements=[f"{name}=={version(name)}" for name in NEEDED],
+                pip_requirements=pinned(NEEDED),
                 **_interface(),
             )
             self.client.log_model_artifacts(kept.model_id, str(saved))
@@ -275,6 +276,12 @@ SERVED = [  # serving.py and what it imports
     for name in ("__init__", "classifier", "console", "files", "photo", "reading", "serving")
 ]
 NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
+
+
+@functools.cache  # a sweep asks a thousand times, and each answer is read from a file
+def pinned(names: tuple[str, ...]) -> list[str]:
+    """Return packages with their versions, as pip takes them."""
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def _copied(paths: Iterable[Path], folder: Path) -> str:
@@ -496,7 +503,7 @@ def _process_tags() -> dict[str, str]:
         "system.cores": str(os.cpu_count()),
         "system.memory_gb": f"{psutil.virtual_memory().total / 1e9:.0f}",
         "system.python": platform.python_version(),
-        "system.packages": " ".join(f"{name}=={version(name)}" for name in PACKAGES),
+        "system.packages": " ".join(pinned(PACKAGES)),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import sys
@@ -28,6 +29,7 @@ from pipeline.console import UserError
 
 CODE = ("augmentation.py", "network.py", "trajectory.py")  # what a path's bits depend on, besides the packages
 DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
+AVX2 = {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # both: where AVX-512 lacks, oneDNN is off
 NO_DIGIT = 10  # the label of a field that holds none: the network is to find every digit equally unlikely
 Metrics = dict[str, float]
 Heard = Callable[[int], object] | None
@@ -91,7 +93,9 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
 
     ``heard`` is told of every few steps done.
     """
-    from pipeline.network import Learner  # TensorFlow takes seconds to import: only who trains waits for it
+    if train.instructions == "avx2":
+        os.environ.update(AVX2)  # TensorFlow reads them when it is imported
+    from pipeline.network import Learner  # which takes seconds: only who trains waits for it
 
     learner = Learner(train, steps(train, len(digits.labels)))
     if after:
@@ -222,7 +226,8 @@ def path_key(train: Train, data_sha256: str) -> str:
     walking = train.model_dump(exclude=DECISION | ({"epochs"} if train.schedule == "constant" else set()))
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
-    return files.digest(walking, data_sha256, code, packages, processor())[:16]
+    machine = processor() if train.instructions == "native" else [platform.machine()]
+    return files.digest(walking, data_sha256, code, packages, machine)[:16]
 
 
 def processor() -> list[str]:

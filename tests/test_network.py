@@ -2,12 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from pipeline import config
+from pipeline import config, trajectory
 from pipeline.classifier import Calibration, Classifier
 from pipeline.console import UserError
 
@@ -133,6 +135,32 @@ def test_the_exports_answer_as_the_network_does(network, images: np.ndarray, tmp
     (tmp_path / "digits.keras").write_bytes(archive)
     again = network.keras.models.load_model(tmp_path / "digits.keras").predict(images[..., None], verbose=0)
     np.testing.assert_array_equal(again, answers)
+
+
+AVX2 = """
+import hashlib
+import numpy as np
+from pipeline import config, trajectory
+rng = np.random.default_rng(7)
+images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 10, 600, np.uint8)
+changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
+train = config.load().train.model_copy(update=changes | {"average": 0.99, "learning_rate": 1e-3, "non_digits": 0.0})
+train = train.model_copy(update={"augment": train.augment.model_copy(update={"share": 0.0}), "seed": 1})
+digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
+(epoch,) = trajectory.learn(digits, train)
+print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()[:16])
+"""
+
+
+@pytest.mark.skipif("avx2" not in trajectory.processor(), reason="only x86-64 with AVX2 promises these bits")
+def test_every_processor_with_avx2_trains_these_bits() -> None:
+    done = subprocess.run([sys.executable, "-c", AVX2], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0baf4c46475289b3"
+
+
+def test_other_instructions_in_one_process_are_refused(network, train: config.Train) -> None:
+    with pytest.raises(UserError, match=r"train\.instructions: this process already computes with native, not avx2"):
+        network.Learner(train.model_copy(update={"instructions": "avx2"}), steps=1)
 
 
 def test_another_thread_count_in_one_process_is_refused(network) -> None:
