@@ -35,7 +35,7 @@ def experiments(project: Project) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_queued_experiments_all_land_in_one_store_with_the_figures_that_dvc_shows(made_project: Project) -> None:
     before = {run.info.run_id for run in runs_of(made_project)}
-    grid = ["-S", "train.batch_size=64,128", "-S", "train.dropout=0.1,0.4"]
+    grid = ["-S", "train.batch_size=64,128", "-S", "train.dropout=0.2,0.4"]
     made_project.dvc("exp", "run", "--queue", *grid)
     made_project.dvc("queue", "start", "-j", "2")
     wait_for_queue(made_project)
@@ -43,7 +43,7 @@ def test_queued_experiments_all_land_in_one_store_with_the_figures_that_dvc_show
     runs = [run for run in runs_of(made_project) if run.info.run_id not in before]
     assert {run.data.tags["dvc.exp_name"] for run in runs} == set(shown)
     assert sorted((run.data.params["train.batch_size"], run.data.params["train.dropout"]) for run in runs) == [
-        ("128", "0.1"), ("128", "0.4"), ("64", "0.1"), ("64", "0.4"),
+        ("128", "0.2"), ("128", "0.4"), ("64", "0.2"), ("64", "0.4"),
     ]  # fmt: skip
     for run in runs:
         reports = {name: each["data"] for name, each in shown[run.data.tags["dvc.exp_name"]]["metrics"].items()}
