@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.leaderboard import Result, cell
 from pipeline.trials import words
 
 DARK_IS_BETTER = "viridis"  # as clear in grey as in colour, whatever the eye
-FEW = 12  # squares beside each other in which a figure can still be read
+FEW = 12  # values beside each other that can still be read
 
 
 def parallel(ranked: Sequence[Result], monitor: str) -> bytes:
@@ -28,12 +28,16 @@ def parallel(ranked: Sequence[Result], monitor: str) -> bytes:
     norm = Normalize(*scale)
     figure = Figure(figsize=(2.2 * len(names) + 3, 4.5), layout="constrained")
     axes = figure.subplots()
-    for result, value in reversed(list(zip(good, scores, strict=True))):
-        heights = [*(_height(good, name, result) for name in names), float(norm(value))]
-        axes.plot(heights, color=colors(norm(value)), linewidth=4 if result is good[0] else 1.3, alpha=0.9)
-    for place, name in enumerate(names):
-        texts = [cell(level) for level in levels(good, name)]
-        _upright(axes, place, [(number + 0.5) / len(texts) for number in range(len(texts))], texts)
+    orders = {name: levels(good, name) for name in names}
+    for rank, (result, value) in reversed(list(enumerate(zip(good, scores, strict=True)))):
+        among = 0.8 - 0.6 * rank / len(good)  # the best highest, so that no line hides another
+        heights = [(order.index(result.trial.varied[name]) + among) / len(order) for name, order in orders.items()]
+        line = [*heights, float(norm(value))]
+        axes.plot(line, color=colors(norm(value)), linewidth=4 if result is good[0] else 1.3, alpha=0.9)
+    for place, order in enumerate(orders.values()):
+        texts = {(number + 0.5) / len(order): cell(level) for number, level in enumerate(order)}
+        shown = list(texts)[:: -(-len(texts) // FEW)]
+        _upright(axes, place, shown, [texts[height] for height in shown])
     _upright(axes, len(names), np.linspace(0, 1, 5), [f"{value:.4f}" for value in np.linspace(*scale, 5)])
     axes.set(xlim=(-0.3, len(names) + 0.4), ylim=(-0.04, 1.04), yticks=[])
     axes.set_xticks(range(len(names) + 1), [*map(words, names), f"best {words(monitor)}"], fontsize=11)
@@ -49,18 +53,12 @@ def score(result: Result, monitor: str) -> float:
 
 def levels(results: Sequence[Result], name: str) -> list[Any]:
     """Return the values that a parameter takes, in order."""
-    values = {cell(value): value for value in (result.trial.varied[name] for result in results)}
+    values = {str(value): value for value in (result.trial.varied[name] for result in results)}
     return [values[text] for text in sorted(values, key=lambda text: _order(values[text]))]
 
 
 def _order(value: Any) -> tuple[int, float, str]:
     return (0, value, "") if isinstance(value, int | float) else (1, 0, str(value))
-
-
-def _height(results: Sequence[Result], name: str, result: Result) -> float:
-    order = levels(results, name)
-    among = results.index(result) / len(results)  # the best highest, so that no line hides another
-    return (order.index(result.trial.varied[name]) + 0.8 - 0.6 * among) / len(order)
 
 
 def _upright(axes: Axes, place: int, heights: Sequence[float] | np.ndarray, texts: Sequence[str]) -> None:
@@ -76,7 +74,10 @@ def heatmap(ranked: Sequence[Result], monitor: str) -> bytes:
     down, *across = _by_influence(good, monitor)[:2]
     right = across[0] if across else ""
     rows, columns = levels(good, down), levels(good, right) if right else [""]
-    values = np.array([[_mean(good, monitor, {down: row, right: column}) for column in columns] for row in rows])
+    means = _means(good, monitor, [down, *across])
+    values = np.array(
+        [[means.get((str(row), str(column))[: 1 + len(across)], np.nan) for column in columns] for row in rows]
+    )
     colors, scale = _colors([value for value in values.flat if not np.isnan(value)], monitor)
     figure = Figure(figsize=(1.1 * min(len(columns), FEW) + 3.4, 0.7 * min(len(rows), FEW) + 1.8), layout="constrained")
     axes = figure.subplots()
@@ -84,8 +85,8 @@ def heatmap(ranked: Sequence[Result], monitor: str) -> bytes:
     drawn = axes.imshow(values, cmap=colors, norm=norm, aspect="auto")
     if len(rows) <= FEW and len(columns) <= FEW:
         _label(axes, values, norm, colors)
-    axes.set_xticks(range(len(columns)), [cell(column) for column in columns])
-    axes.set_yticks(range(len(rows)), [cell(row) for row in rows])
+    axes.set_xticks(*_ticks(columns))
+    axes.set_yticks(*_ticks(rows))
     axes.set(xlabel=words(right), ylabel=words(down))
     rest = [words(name) for name in good[0].trial.varied if name not in (down, right)]
     axes.set_title(f"best {words(monitor)}" + (f", mean over {', '.join(rest)}" if rest else ""), fontsize=11)
@@ -93,23 +94,27 @@ def heatmap(ranked: Sequence[Result], monitor: str) -> bytes:
     return _png(figure)
 
 
+def _ticks(values: Sequence[Any]) -> tuple[list[int], list[str]]:
+    places = list(range(len(values)))[:: -(-len(values) // FEW)]
+    return places, [cell(values[place]) for place in places]
+
+
 def _by_influence(results: Sequence[Result], monitor: str) -> list[str]:
-    """Return the parameters, the one first whose values differ most in their mean score."""
+    """Return the parameters, the one first whose values differ most in their mean score; luck (seeds) last."""
 
     def influence(name: str) -> float:
-        means = [_mean(results, monitor, {name: level}) for level in levels(results, name)]
+        means = _means(results, monitor, [name]).values()
         return max(means) - min(means)
 
-    return sorted(results[0].trial.varied, key=influence, reverse=True)
+    return sorted(results[0].trial.varied, key=lambda name: (name == "seed", -influence(name)))
 
 
-def _mean(results: Sequence[Result], monitor: str, fixed: Mapping[str, Any]) -> float:
-    scores = [
-        score(result, monitor)
-        for result in results
-        if all(result.trial.varied[name] == value for name, value in fixed.items() if name)
-    ]
-    return statistics.fmean(scores) if scores else float("nan")
+def _means(results: Sequence[Result], monitor: str, names: Sequence[str]) -> dict[tuple[str, ...], float]:
+    """Return the mean score by the values of some parameters."""
+    scores: dict[tuple[str, ...], list[float]] = {}
+    for result in results:
+        scores.setdefault(tuple(str(result.trial.varied[name]) for name in names), []).append(score(result, monitor))
+    return {values: statistics.fmean(each) for values, each in scores.items()}
 
 
 def _label(axes: Axes, values: np.ndarray, norm: Normalize, colors: Colormap) -> None:

@@ -164,6 +164,7 @@ def test_the_command_names_all_that_varies_and_the_threads() -> None:
         {"dropout": [0.1, 0.2]},
         {"dropout": [0.1]},
         {"schedule": ["cosine", "constant"], "seed": list(range(40))},
+        {"dropout": [0.123451, 0.123452], "learning_rate": [0.00001, 0.1]},
     ],
 )
 def test_the_pictures_are_drawn_for_any_grid_and_always_alike(grid: dict[str, list[Any]], tmp_path: Path) -> None:
