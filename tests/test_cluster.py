@@ -193,7 +193,7 @@ def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(project: Proj
     [
         ("127.0.0.1:1", "error: Ray at 127.0.0.1:1: no answer ("),
         ("ray://127.0.0.1:10001", "error: Ray at ray://127.0.0.1:10001: expected host:port"),
-        ("auto", "error: Ray at auto: Could not find any running Ray instance"),
+        ("auto", "error: Ray at auto: "),
     ],
 )
 def test_an_address_where_no_ray_answers_is_named(project: Project, address: str, words: str) -> None:
