@@ -129,9 +129,13 @@ def _announced(wanted: Sequence[Trial], paths: Sequence[Sequence[Trial]], digits
     rounds = max(sum(epochs) / min(room, len(paths)), max(epochs))
     minutes = rounds * len(digits.labels) * SECONDS_A_DIGIT / 60
     return (
-        f"sweep: {left} trials{before} on {len(paths)} paths of at most {max(epochs)} epochs, {room} at once: "
-        f"at most about {minutes:.0f} minutes"
+        f"sweep: {_count(left, 'trial')}{before} on {_count(len(paths), 'path')} of at most "
+        f"{_count(max(epochs), 'epoch')}, {room} at once: at most about {_count(max(round(minutes), 1), 'minute')}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def report(ranked: Sequence[Result], params: Params, parent: Run) -> None:
