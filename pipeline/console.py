@@ -72,10 +72,31 @@ _DISK = {
 }
 
 
-def _stop(signum: int, _: FrameType | None) -> NoReturn:
+def _stop(signum: int, _: FrameType | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C must not break what the first one is closing
+    if _Undisturbed.depth:
+        _Undisturbed.waiting = signum
+        return
     raise Stopped(signum)
+
+
+class _Undisturbed:
+    depth = 0
+    waiting = 0
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hear of SIGINT and SIGTERM after the block: a transaction that is torn leaves its database locked."""
+    _Undisturbed.depth += 1
+    try:
+        yield
+    finally:
+        _Undisturbed.depth -= 1
+        if _Undisturbed.waiting and not _Undisturbed.depth:
+            signum, _Undisturbed.waiting = _Undisturbed.waiting, 0
+            raise Stopped(signum)
 
 
 def _say(message: str, status: int) -> int:

@@ -40,7 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import config, files
 from pipeline.config import Params
-from pipeline.console import Stopped, UserError
+from pipeline.console import Stopped, UserError, undisturbed
 
 EXPERIMENT = "digits"
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "mlflow", "dvc")
@@ -182,10 +182,12 @@ class Run:
         self.client = store.client
         self.run_id = run_id
 
+    @undisturbed()
     def log_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log one epoch's metrics at its own step, in one call."""
         self._log(metrics, number)
 
+    @undisturbed()
     def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Log figures of the run as a whole: tables show the last value of a curve, not the best."""
         self._log(metrics, 0)
@@ -194,6 +196,7 @@ class Run:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
 
+    @undisturbed()
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
@@ -214,6 +217,7 @@ class Run:
             files.write_bytes(Path(folder, path), content)
             self.client.log_artifact(self.run_id, str(Path(folder, path)))
 
+    @undisturbed()
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
         self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
@@ -258,11 +262,13 @@ class Run:
             return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
         return None
 
+    @undisturbed()
     def describe(self) -> None:
         """Write the model card into the run's note, from all that the run knows by now."""
         data = self.client.get_run(self.run_id).data
         self.tag({"mlflow.note.content": card(data.params, data.metrics, data.tags)})
 
+    @undisturbed()
     def end(self, status: str, error: BaseException | None = None) -> None:
         """Close the run: FINISHED, KILLED or FAILED, with the error in its tags."""
         with contextlib.suppress(MlflowException) if error else contextlib.nullcontext():
@@ -367,6 +373,7 @@ def ending(run: Run) -> Iterator[Run]:
     run.end("FINISHED")
 
 
+@undisturbed()
 def start(
     store: Store,
     params: Params,
