@@ -23,12 +23,6 @@ from pathlib import Path
 from pipeline import console, files, tracking
 from pipeline.tracking import Store
 
-RESULTS = (  # what `evaluate` and `predict-photo` told of the model: figures, pictures by key, whole reports
-    ("metrics.json", {"mistakes": "mistakes.png"}, ("metrics.json", "predictions.csv")),
-    ("photos.json", {"photos": "contact_sheet.png"}, ("photos.json", "photos.csv")),
-)
-
-
 OURS = "lifecycle_stage = 'active' AND experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'digits')"
 KINDS = (  # what has artifacts: its name, where they lie, a file of them, all of the kind, those that must have them
     ("run", "artifacts", "params.yaml", "SELECT run_uuid FROM runs", f" WHERE status = 'FINISHED' AND {OURS}"),
@@ -124,18 +118,7 @@ def untold(store: Store) -> Iterator[Finding]:
         words = (
             f"untold: the store has no run of model {files.read_json(report)['model_sha256'][:12]} in {files.MODELS}"
         )
-        yield Finding(words, rebuild)
-
-
-def rebuild() -> None:
-    """Make the run of the current DVC outputs anew, with all that its reports say."""
-    for report, pictures, kept in RESULTS:
-        if (files.REPORTS / report).exists():
-            named = {key: files.REPORTS / name for key, name in pictures.items()}
-            tracking.log_results(
-                files.read_json(files.REPORTS / report), named, [files.REPORTS / name for name in kept]
-            )
-    tracking.run_of_model(tracking.open_store())
+        yield Finding(words, lambda: tracking.restore(store))
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     answers = ask(Classifier.load(files.MODELS), images)
     metrics = measure(answers, labels) | identify(files.MODELS, files.PREPARED)
     write(metrics, answers, images, labels)
-    kept = [files.REPORTS / name for name in ("metrics.json", "predictions.csv")]
-    tracking.log_results(metrics, {"mistakes": files.REPORTS / "mistakes.png"}, kept)
+    tracking.log_results("metrics.json")
     print(describe(metrics))
 
 

@@ -265,6 +265,7 @@ STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
 COVER = 0.5  # of its columns that a line must show in
 GAP = 0.45  # of the picture's side that a digit may hide of a line
 EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
+LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
 OUTER = 0.3  # of the side: where the border of a cell may lie
 
 
@@ -284,12 +285,14 @@ def lines_of(mask: np.ndarray) -> np.ndarray:
 def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Find lines along the rows; ``others`` are those that cross them.
 
-    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit.
+    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit; so
+    may the only line of all where it is not beside the picture's edge.
     """
     height, width = mask.shape
     runs = runs_of(mask)
     left = runs.length <= max(3, THICK * min(height, width))
-    borders, inner = np.zeros(len(left), bool), []
+    borders: list[np.ndarray] = []
+    inner: list[np.ndarray] = []
     for _ in range(40):
         line = _longest_line(runs, left)
         if line is None:
@@ -300,13 +303,21 @@ def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
         outer = OUTER * min(width, height)
         if rows.max() <= outer or rows.min() >= height - outer:
             if all(place) or (any(place) and end - start > 0.75 * width):
-                borders |= line
+                borders.append(line)
         elif all(place):
             inner.append(line)
     ink = _typical(runs, left)
-    if len(inner) == 1 and not width > 1.5 * height and np.median(runs.length[inner[0]]) > 0.5 * ink:
+    if len(inner) == 1 and not width > 1.5 * height and _is_as_thick(runs, inner[0], ink):
         inner = []
-    return runs.paint(np.logical_or.reduce([borders, *inner]))
+    if len(borders) == 1 and not inner and not others.any() and _is_as_thick(runs, borders[0], ink):
+        rows = runs.top[borders[0]]
+        if min(rows.min(), height - rows.max()) > LONELY * height:
+            borders = []
+    return runs.paint(np.logical_or.reduce([np.zeros(len(left), bool), *borders, *inner]))
+
+
+def _is_as_thick(runs: Runs, line: np.ndarray, ink: float) -> bool:
+    return bool(np.median(runs.length[line]) > 0.5 * ink)
 
 
 def _typical(runs: Runs, chosen: np.ndarray) -> float:

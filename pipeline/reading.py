@@ -143,12 +143,13 @@ def main_piece(page: Page) -> Piece | None:
 def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Piece]:
     """Return ``main`` with the pieces that may be its parts: near, not specks, not cut by the edge."""
     x, y, w, h = main.box
-    margin = reach * max(w, h)
     found = [main]
     for piece in page.pieces:
         if piece is main or piece.area < least * main.area:
             continue
         px, py, pw, ph = piece.box
+        overlaps = px < x + w and x < px + pw and py < y + h and y < py + ph
+        margin = (reach + (0.3 if overlaps else 0)) * max(w, h)
         inside = px >= x - margin and px + pw <= x + w + margin and py >= y - margin and py + ph <= y + h + margin
         if inside and (not piece.touches or main.touches):
             found.append(piece)

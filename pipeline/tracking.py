@@ -46,6 +46,14 @@ EXPERIMENT = "digits"
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-litert", "mlflow", "dvc")
 
 
+class SqliteClient(MlflowClient):
+    """MLflow's client, none of whose calls is torn by a signal: a transaction half done would lock the file."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return undisturbed()(value) if callable(value) and not name.startswith("_") else value
+
+
 class Store:
     """The MLflow store of the main workspace, or the server that ``MLFLOW_TRACKING_URI`` names."""
 
@@ -133,7 +141,7 @@ def relocate(database: Path) -> None:
 
 
 def _connect(uri: str, artifacts: str | None) -> Store:
-    client = MlflowClient(uri)
+    client = SqliteClient(uri) if uri.startswith(SQLITE) else MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
         return Store(client, experiment.experiment_id)
@@ -182,12 +190,10 @@ class Run:
         self.client = store.client
         self.run_id = run_id
 
-    @undisturbed()
     def log_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log one epoch's metrics at its own step, in one call."""
         self._log(metrics, number)
 
-    @undisturbed()
     def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Log figures of the run as a whole: tables show the last value of a curve, not the best."""
         self._log(metrics, 0)
@@ -196,7 +202,6 @@ class Run:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
 
-    @undisturbed()
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
@@ -217,13 +222,28 @@ class Run:
             files.write_bytes(Path(folder, path), content)
             self.client.log_artifact(self.run_id, str(Path(folder, path)))
 
-    @undisturbed()
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
         self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
         self.tag({"model.sha256": report["model_sha256"]})
         self.client.log_dict(self.run_id, dict(report), f"{files.REPORTS / 'train.json'}")
         self.log_model(models)
+        self.describe()
+
+    def log_known_results(self, model_sha256: str) -> None:
+        """Log what the reports say of this very model already: then DVC has no reason to run the later stages."""
+        for report in RESULTS:
+            path = files.REPORTS / report
+            if path.exists() and files.read_json(path).get("model_sha256") == model_sha256:
+                self.log_results(report)
+
+    def log_results(self, report: str) -> None:
+        """Log what a later stage found: its figures, its picture, and whole what gate and `reproduce` read again."""
+        key, picture, kept = RESULTS[report]
+        found = files.read_json(files.REPORTS / report)
+        self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
+        self.log_image(key, files.REPORTS / picture)
+        self.log_files([files.REPORTS / name for name in (report, kept)], str(files.REPORTS))
         self.describe()
 
     def log_model(self, models: Path) -> str:
@@ -262,7 +282,6 @@ class Run:
             return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
         return None
 
-    @undisturbed()
     def describe(self) -> None:
         """Write the model card into the run's note, from all that the run knows by now."""
         data = self.client.get_run(self.run_id).data
@@ -277,6 +296,10 @@ class Run:
             self.client.set_terminated(self.run_id, status)
 
 
+RESULTS = {  # a stage's report: its picture with the key of all runs, and the answers behind the figures
+    "metrics.json": ("mistakes", "mistakes.png", "predictions.csv"),
+    "photos.json": ("photos", "contact_sheet.png", "photos.csv"),
+}
 SERVED = [  # serving.py and what it imports
     files.ROOT / "pipeline" / f"{name}.py"
     for name in ("__init__", "classifier", "console", "files", "photo", "reading", "serving")
@@ -537,17 +560,14 @@ def _git(*words: str, env: Mapping[str, str] | None = None) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def log_results(metrics: Mapping[str, Any], pictures: Mapping[str, Path], reports: Sequence[Path] = ()) -> None:
-    """Add what a later stage found to the run of the model in front of it; make that run anew where there is none.
-
-    ``reports`` are kept whole, under the paths they have here: the gate and `reproduce` read them again.
-    """
-    run = run_of_model(open_store())
-    run.log_summary({name: value for name, value in metrics.items() if isinstance(value, int | float)})
-    for key, file in pictures.items():
-        run.log_image(key, file)
-    run.log_files(reports, str(files.REPORTS))
-    run.describe()
+def log_results(report: str) -> None:
+    """Add what a stage found, one of ``RESULTS``, to the run of the model in front of it; restore a lost run first."""
+    store = open_store()
+    run = find_run(store)
+    if run:
+        run.log_results(report)
+    else:
+        restore(store)
 
 
 def log_page(page: Path) -> None:
@@ -579,4 +599,5 @@ def restore(store: Store) -> Run:
         for row in files.read_csv(files.REPORTS / "history.csv"):
             run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})
         run.log_trained(report, files.MODELS)
+        run.log_known_results(report["model_sha256"])
     return run

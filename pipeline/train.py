@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         write(content, report, history)
         files.write_json(files.REPORTS / "provenance.json", tracking.digests(params, digits.sha256))
         run.log_trained(report, files.MODELS)
+        run.log_known_results(report["model_sha256"])
     print(describe(report))
 
 

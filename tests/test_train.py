@@ -130,6 +130,15 @@ def test_the_test_result_joins_the_run_of_its_model(made_project: Project) -> No
     assert f"{made_project.json('metrics.json')['test_accuracy']:.4f}" in run.data.tags["mlflow.note.content"]
 
 
+def test_results_that_are_known_of_the_same_model_join_a_new_run_of_it(made_project: Project) -> None:
+    subprocess.run(["rm", "-r", "mlruns"], cwd=made_project.root, check=True)
+    made_project.dvc("repro", "--force", "--single-item", "train")
+    (run,) = runs(made_project)
+    assert "restored" not in run.data.tags
+    assert run.data.metrics["test_accuracy"] == made_project.json("metrics.json")["test_accuracy"]
+    assert run.data.metrics["photo_accuracy"] == made_project.json("photos.json")["photo_accuracy"]
+
+
 def test_bad_parameters_end_it_before_anything_is_lost(made_project: Project) -> None:
     before = (made_project.root / "models/digits.keras").read_bytes()
     made_project.set(**{"train.dropout": 1.5})
