@@ -1,10 +1,12 @@
-"""Train every recipe of the ladder with several seeds: what each step buys, and how sure that is.
+"""Train every recipe of benchmarks/recipes.yaml with several seeds: what each step buys, and how sure that is.
 
     python -m benchmarks.recipes [--seeds 5] [--recipe ours] [--workers 2]
+    dvc exp run $(python -m benchmarks.recipes --options article)
 
 Every training has one thread and as many run at once as there are workers. The epoch is chosen on the validation
 digits; the test digits are read once, at the end, to report. Walked paths are kept in .checkpoints/, so that a study
-that was stopped goes on. Writes benchmarks/recipes.csv, a training a row, and prints its means as a table.
+that was stopped goes on. Writes benchmarks/recipes.csv, a training a row, and prints its means as a table. The second
+form trains a recipe as the project's own model.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import config, console, files, model, trajectory
+from pipeline import config, console, evidence, files, model, trajectory
 from pipeline.classifier import Calibration, Classifier
 from pipeline.config import Train
+from pipeline.console import UserError
 
 RECIPES, REPORT = Path("benchmarks/recipes.yaml"), Path("benchmarks/recipes.csv")
 COLUMNS = ("recipe", "seed", "epochs_run", "best_epoch", "val_accuracy", "test_accuracy", "test_loss", "cpu_minutes")
@@ -35,9 +38,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--recipe", action="append", help="only this one (may be given several times)")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--options", metavar="RECIPE", help="print what `dvc exp run` is to be told, and train nothing")
     given = parser.parse_args(arguments)
     recipes = ladder()
-    wanted = given.recipe or list(recipes)
+    wanted = [given.options] if given.options else given.recipe or list(recipes)
+    if unknown := set(wanted) - set(recipes):
+        raise UserError(f"{', '.join(sorted(unknown))}: expected one of {', '.join(recipes)}")
+    if given.options:
+        print(" ".join(options(recipes[given.options])))
+        return
     work = [(name, seed, recipes[name]) for seed in range(1, given.seeds + 1) for name in wanted]
     rows = [row for row in kept_rows() if row["recipe"] not in wanted]
     with (
@@ -54,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def ladder() -> dict[str, Train]:
-    """Return the recipes by name, each with the changes of those above it; the last is params.yaml's own."""
+    """Return the recipes by name, each with the changes of those above it; an empty one is params.yaml's own."""
     own = config.load().train
     changes: dict[str, Any] = {}
     recipes = {}
@@ -65,12 +74,18 @@ def ladder() -> dict[str, Train]:
 
 
 def changed(train: Train, changes: dict[str, Any]) -> Train:
-    """Return ``train`` with values by their dotted names, and one thread."""
+    """Return ``train`` with values by their dotted names."""
     content = train.model_dump()
     for name, value in changes.items():
         section = content["augment"] if name.startswith("augment.") else content
         section[name.removeprefix("augment.")] = value
-    return config.check(Train, content | {"threads": 1}, str(RECIPES), "train.")
+    return config.check(Train, content, str(RECIPES), "train.")
+
+
+def options(recipe: Train) -> list[str]:
+    """Return what makes params.yaml's parameters this recipe's, as `dvc exp run` takes it."""
+    own, other = (evidence.flat(train.model_dump()) for train in (config.load().train, recipe))
+    return [f"-S train.{name}={value}" for name, value in other.items() if value != own[name]]
 
 
 def kept_rows() -> list[dict[str, Any]]:
@@ -81,7 +96,7 @@ def kept_rows() -> list[dict[str, Any]]:
 def study(work: tuple[str, int, Train]) -> dict[str, Any]:
     """Train one recipe with one seed and return its row."""
     name, seed, recipe = work
-    train = recipe.model_copy(update={"seed": seed})
+    train = recipe.model_copy(update={"seed": seed, "threads": 1})
     digits = trajectory.load_digits(files.PREPARED)
     start, epochs = time.process_time(), []
     for epoch in trajectory.walk(

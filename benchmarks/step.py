@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import article
+from benchmarks.article import BATCH, DROPOUT
 from pipeline import config, console
 
-BATCH = 128
-DROPOUT = 0.2
 Epoch = Callable[[], object]
 
 
@@ -51,18 +51,7 @@ def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch
     network.use_threads(threads)
     keras = network.keras
     keras.utils.set_random_seed(1)
-    model = keras.Sequential([
-        keras.Input((28, 28, 1)),
-        keras.layers.Conv2D(64, 3, activation="relu"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Dropout(DROPOUT),
-        keras.layers.Conv2D(64, 3, activation="relu"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Dropout(DROPOUT),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10, activation="softmax"),
-    ])  # fmt: skip
-    model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
+    model = article.build(keras)
     scaled, targets = images[..., None].astype(np.float32) / 255, keras.utils.to_categorical(labels, 10)
     return lambda: model.fit(scaled, targets, batch_size=BATCH, epochs=1, verbose=0)
 

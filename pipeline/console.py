@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -88,7 +89,13 @@ class _Undisturbed:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hear of SIGINT and SIGTERM after the block: a transaction that is torn leaves its database locked."""
+    """Hear of SIGINT and SIGTERM after the block: a transaction that is torn leaves its database locked.
+
+    Python runs the handlers of signals in the main thread only: no other needs, or may take, this care.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _Undisturbed.depth += 1
     try:
         yield

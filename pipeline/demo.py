@@ -123,9 +123,7 @@ def look(content: bytes, classifier: Classifier, one: bool) -> dict[str, Any]:
     found = reading.read_one(picture, classifier) if one else reading.read(picture, classifier)
     taken = time.perf_counter() - start
     return {
-        "text": found.text,
-        "verdict": found.verdict,
-        "reason": found.reason,
+        **found.as_json(),
         "milliseconds": round(1000 * taken),
         "size": picture.size,
         "upright": _embed(_small(picture.grey)),
@@ -141,16 +139,12 @@ def ink(picture: Picture) -> np.ndarray:
 
 
 def describe(digit: Digit) -> dict[str, Any]:
-    """Return a digit that was found, with the runner-up and all probabilities."""
-    first, second = np.argsort(-digit.probabilities, kind="stable")[:2].tolist()
+    """Return a digit that was found, with the runner-up, all probabilities and the field that was read."""
+    second = int(np.argsort(-digit.probabilities, kind="stable")[1])
     return {
-        "digit": first,
-        "probability": round(float(digit.probabilities[first]), 4),
+        **digit.as_json(whole=True),
         "runner_up": second,
         "runner_up_probability": round(float(digit.probabilities[second]), 4),
-        "probabilities": [round(value, 4) for value in digit.probabilities.tolist()],
-        "verdict": digit.verdict,
-        "box": digit.box,
         "field": _embed(digit.field),
     }
 

@@ -142,18 +142,8 @@ def load_labels(path: Path) -> dict[str, str]:
 
 
 def object_of(card: Card) -> dict[str, Any]:
-    """Return a reading as ``--json`` prints it; boxes are [x, y, width, height] in the picture's own upright pixels."""
-    digits = [
-        {
-            "digit": digit.digit,
-            "probability": round(digit.probability, 4),
-            "verdict": digit.verdict,
-            "box": list(digit.box),
-        }
-        for digit in card.reading.digits
-    ]
-    read = card.reading
-    return {"file": card.file, "text": read.text, "verdict": read.verdict, "reason": read.reason, "digits": digits}
+    """Return a reading as ``--json`` prints it."""
+    return {"file": card.file, **card.reading.as_json()}
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

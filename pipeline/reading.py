@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -30,6 +30,12 @@ class Digit:
     field: np.ndarray
     probabilities: np.ndarray
 
+    def as_json(self, *, whole: bool = False) -> dict[str, Any]:
+        """Return what JSON can say, ``whole`` with the ten probabilities; the box is [x, y, width, height]."""
+        found: dict[str, Any] = {"digit": self.digit, "probability": round(self.probability, 4)}
+        found |= {"verdict": self.verdict, "box": list(self.box)}
+        return found | ({"probabilities": [round(each, 4) for each in self.probabilities.tolist()]} if whole else {})
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -43,6 +49,11 @@ class Reading:
     def text(self) -> str:
         """The digits in reading order."""
         return "".join(str(found.digit) for found in self.digits)
+
+    def as_json(self, *, whole: bool = False) -> dict[str, Any]:
+        """Return what JSON can say, ``whole`` with the ten probabilities of each digit."""
+        digits = [digit.as_json(whole=whole) for digit in self.digits]
+        return {"text": self.text, "verdict": self.verdict, "reason": self.reason, "digits": digits}
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,12 @@ class Service:
             if isinstance(image, str | bytes):
                 picture = photo.open_picture(image if isinstance(image, bytes) else decode(image))
                 with self._lock:
-                    return describe((reading.read_one if one else reading.read)(picture, self._classifier))
+                    return (reading.read_one if one else reading.read)(picture, self._classifier).as_json(whole=True)
             field = check_field(image)
         except (photo.UnreadableError, ValueError) as error:
             raise BadImageError(number, str(error)) from None
         with self._lock:
-            return describe(read_field(field, self._classifier))
+            return read_field(field, self._classifier).as_json(whole=True)
 
 
 def _images(column: pd.Series) -> Iterator[object]:
@@ -106,18 +106,3 @@ def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
         return Reading((), verdict, "the field is not like a digit")
     digit = Digit(best, float(probabilities[best]), verdict, (0, 0, *FIELD), field, probabilities)
     return Reading((digit,), verdict, "" if verdict == "digit" else f"a {best} at most, and not like one")
-
-
-def describe(found: Reading) -> dict[str, Any]:
-    """Return a reading as what JSON can say."""
-    digits = [
-        {
-            "digit": digit.digit,
-            "probability": round(digit.probability, 4),
-            "verdict": digit.verdict,
-            "box": list(digit.box),
-            "probabilities": [round(value, 4) for value in digit.probabilities.tolist()],
-        }
-        for digit in found.digits
-    ]
-    return {"text": found.text, "verdict": found.verdict, "reason": found.reason, "digits": digits}

@@ -15,7 +15,7 @@ from pipeline.classifier import Classifier
 from pipeline.photo import Picture
 from pipeline.reading import Digit, Reading
 
-CARD_WIDTH, CARD_HEIGHT, PHOTO_HEIGHT = 228, 262, 150  # pixels of a card on the contact sheet, and of its photograph
+CARD_WIDTH, CARD_HEIGHT, PHOTO_HEIGHT = 228, 276, 150  # pixels of a card on the contact sheet, and of its photograph
 COLUMNS = 6
 FIELD = 44  # pixels of a field on the contact sheet
 STEP = 300  # pixels of a step of the explanation
@@ -63,7 +63,7 @@ def _card(card: Card) -> Image.Image:
     draw.text((8, y), _cut(answer, 12), COLOURS[card.reading.verdict], _font(22))
     draw.text((tile.width - 8, y + 6), _judged(card), _judged_colour(card), _font(13), anchor="ra")
     draw.text((8, y + 27), _cut(_remark(card.reading), 38), QUIET, _font(11))
-    draw.text((tile.width - 8, PHOTO_HEIGHT + 8), _cut(card.file, 16), QUIET, _font(10), anchor="ra")
+    draw.text((8, y + 41), _cut(card.file, 38), QUIET, _font(11))
     return tile
 
 

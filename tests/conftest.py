@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from pipeline import fetch, files
 
+settings.register_profile("repeatable", derandomize=True)  # the same examples at every run, as everything here
+settings.load_profile("repeatable")
 SMALL = {"preprocess.train": 1000, "preprocess.validation": 300, "preprocess.test": 500, "train.epochs": 3}
 
 

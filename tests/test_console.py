@@ -122,6 +122,22 @@ def test_a_second_interrupt_does_not_break_what_the_first_one_closes():
     assert (process.returncode, said) == (130, "closed\n")
 
 
+def test_a_signal_waits_for_what_must_not_be_torn():
+    done = run("""
+        import signal, threading
+        def other():
+            with console.undisturbed():
+                time.sleep(60)
+        threading.Thread(target=other, daemon=True).start()
+        with console.undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("whole")
+        print("never")
+    """)
+    assert done.stdout == "whole\n"
+    assert done.returncode == 143
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     program = command("for number in range(100000): print(number)")
     shell = ["bash", "-o", "pipefail", "-c", '"$@" | head -1', "bash", *program]

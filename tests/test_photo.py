@@ -201,7 +201,7 @@ def test_a_grid_of_several_lines_is_found_whatever_its_angle(angle, thickness, d
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60))
 def test_a_field_always_has_its_longer_side_in_the_box(seed, height, width):
-    ink = np.random.default_rng(seed).random((height, width), np.float32)
+    ink = np.random.default_rng(seed).uniform(0.1, 1, (height, width)).astype(np.float32)
     field = photo.field_of(ink)
     rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
     assert max(np.ptp(rows), np.ptp(columns)) + 1 <= photo.BOX

@@ -1,5 +1,6 @@
 """A run comes out the same again, anywhere; where it does not, reproduce says so and why."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,7 +189,8 @@ def repeat_as(person: dict[str, str], template: Project, home: Path, raw: Path) 
         dvc commit --quiet --force fetch
         dvc repro
     """
-    words = ["sh", "-e", "-c", commands]
+    clock = ["faketime", "-1000 days"] if person["LOGNAME"] == "grace" and shutil.which("faketime") else []
+    words = [*clock, "sh", "-e", "-c", commands]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return clone, subprocess.Popen(words, cwd=clone, env=variables, text=True, **pipes)
 

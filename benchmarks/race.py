@@ -1,0 +1,102 @@
+"""Time from the start of the process to a model that reads 99.22% of the test digits, the article's claim.
+
+    python -m benchmarks.race [--rounds 3] [--epochs 12]
+
+The article's script, the same with MLflow's autologging, and recipes of ours take turns, each a cold process with two
+threads. Ours are asked after every epoch and stop the clock while they answer; the article's script answers once,
+after its last epoch. The test digits choose nothing here: they say when to look at the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import recipes
+from benchmarks.article import alive
+from pipeline import console, files, trajectory
+
+GOAL = 0.9922
+OURS = ("six epochs", "ours")
+Finish = tuple[float, float]  # seconds, test accuracy
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table; with ``--recipe``, run one recipe and print a line an epoch."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12, help="of the article's script")
+    parser.add_argument("--recipe", help="walk this recipe alone")
+    given = parser.parse_args(arguments)
+    if given.recipe:
+        walk(given.recipe)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        article = ["benchmarks.article", "--epochs", str(given.epochs)]
+        racers = {
+            "the article's script, Keras 3": article,
+            "the same with `mlflow.keras.autolog()`": [*article, "--autolog", folder],
+            **{f"ours: {name}": ["benchmarks.race", "--recipe", name] for name in OURS},
+        }
+        found: dict[str, list[Finish]] = {name: [] for name in racers}
+        for number in range(given.rounds):
+            for name, command in racers.items():
+                if "--autolog" in command:
+                    command = [*command[:-1], f"{folder}/{number}"]
+                    Path(command[-1]).mkdir()
+                found[name].append(finish(command))
+    print("\n".join(table(found)))
+
+
+def walk(name: str) -> None:
+    """Walk a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
+    idle = 0.0
+    train = recipes.ladder()[name].model_copy(update={"threads": 2})
+    digits = trajectory.load_digits(files.PREPARED)
+    for epoch in trajectory.learn(digits, train):
+        reached = alive()
+        accuracy = accuracy_of(epoch.weights)
+        print(f"epoch {epoch.number}: test accuracy {accuracy:.4f}, {reached - idle:.1f} s", flush=True)
+        idle += alive() - reached
+        if accuracy >= GOAL:
+            return
+
+
+def accuracy_of(weights: list[np.ndarray]) -> float:
+    """Return the share of the test digits that a network of these weights reads right."""
+    from pipeline import network
+
+    images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
+    parts = np.array_split(images[..., None], 20)
+    return float(np.mean(np.concatenate([np.argmax(network.forward(weights, part), 1) for part in parts]) == labels))
+
+
+def finish(command: Sequence[str]) -> Finish:
+    """Run a racer and return the seconds and the accuracy of the last line that it prints."""
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    found = re.findall(r"test accuracy ([\d.]+),.*? ([\d.]+) s$", done.stdout, re.MULTILINE)
+    if done.returncode or not found:
+        raise console.UserError(f"{' '.join(command)} failed: {done.stderr[-500:]}", status=1)
+    return float(found[-1][1]), float(found[-1][0])
+
+
+def table(found: dict[str, list[Finish]]) -> list[str]:
+    """Return the lines of a Markdown table of medians, each beside the first."""
+    first = statistics.median(seconds for seconds, _ in next(iter(found.values())))
+    lines = ["| | n | test accuracy | wall s | ratio |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, finishes in found.items():
+        seconds, accuracy = (statistics.median(each) for each in zip(*finishes, strict=True))
+        lines.append(f"| {name} | {len(finishes)} | {accuracy:.4f} | {seconds:.0f} | {seconds / first:.2f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    console.run(main)
