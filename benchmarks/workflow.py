@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from pipeline import config, console, files, trajectory
 
 STAGES = ("fetch", "preprocess", "train", "evaluate", "predict_photo")
@@ -75,11 +77,15 @@ def measure(root: Path, rounds: int) -> dict[str, list[Cost]]:
     hundred.mkdir()
     for number in range(100):
         shutil.copy2(picture, hundred / f"{number:03d}{picture.suffix}")
+    large = root / "large.jpg"
+    with Image.open(picture) as image:
+        image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(large, quality=90)
     rows: dict[str, Callable[[], Cost]] = {
         f"`dvc repro`, empty cache, {history} epochs on disk": lambda: afresh(root, *dvc, "repro"),
         "`dvc repro`, nothing to do": lambda: run(root, *dvc, "repro"),
         **{f"stage {stage}": partial(run, root, *python, f"pipeline.{stage}") for stage in STAGES},
         "predict-photo, one picture": lambda: run(root, *python, "pipeline.predict_photo", str(picture)),
+        "predict-photo, one of 12 megapixels": lambda: run(root, *python, "pipeline.predict_photo", str(large)),
         "predict-photo, a hundred": lambda: run(root, *python, "pipeline.predict_photo", str(hundred)),
     }
     costs: dict[str, list[Cost]] = {"`dvc repro`, empty cache, the training too": [first]}

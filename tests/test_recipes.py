@@ -1,0 +1,32 @@
+"""The recipes of the ladder are parameters that `dvc exp run` takes."""
+
+import re
+
+import pytest
+import yaml
+
+from benchmarks import recipes
+from pipeline import config
+from pipeline.console import UserError
+
+
+def test_the_ladder_begins_with_the_article_and_its_middle_is_what_params_yaml_says():
+    ladder = recipes.ladder()
+    assert next(iter(ladder)) == "article"
+    assert (ladder["article"].dropout, ladder["article"].average, ladder["article"].augment.share) == (0.2, 0, 0)
+    assert ladder["ours"] == config.load().train
+
+
+@pytest.mark.parametrize("name", recipes.ladder())
+def test_the_options_of_a_recipe_make_params_yaml_that_recipe(name, capsys):
+    recipes.main(["--options", name])
+    options = re.findall(r"-S train\.([\w.]+)=(\S+)", capsys.readouterr().out)
+    assert (
+        recipes.changed(config.load().train, {key: yaml.safe_load(value) for key, value in options})
+        == recipes.ladder()[name]
+    )
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(UserError, match="dinner: expected one of article, "):
+        recipes.main(["--options", "dinner"])
