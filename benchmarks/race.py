@@ -2,8 +2,8 @@
 
     python -m benchmarks.race [--rounds 3] [--epochs 12]
 
-The article's script, a recipe of ours, and the script with MLflow's autologging take turns, each a cold process with two
-threads. Ours is asked after every epoch and stops the clock while it answers; the article's script answers once,
+The article's script, a recipe of ours, and the script with MLflow's autologging take turns, each a cold process with
+two threads. Ours is asked after every epoch and stops the clock while it answers; the article's script answers once,
 after its last epoch. The test digits choose nothing here: they say when to look at the clock.
 """
 
