@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from pipeline import photo
-from pipeline.classifier import FLOOR, Classifier, Verdict, softmax
+from pipeline.classifier import FLOOR, Classifier, Verdict, evidence, softmax
 from pipeline.photo import Box, Page, Picture, Piece
 
 # Of the ink's darkness where ink begins; a lone digit is prepared with each, and all of them are heard.
@@ -225,10 +224,20 @@ def _share_rows(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
+LIKE, UNLIKE = 1.2, 0.5  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 3.0  # what a digit costs that is broader than high, a height of breadth
-CUT, CUT_STROKE = 0.6, 0.4  # what a cut costs, and each stroke that it goes through
+CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in
-SLANTS = (-0.35, 0.0, 0.35)  # of a cut between two digits, columns a row
+DEAR = 3.5  # strokes that a cut may go through
+ASIDE = 0.6  # pixels of ink that a step aside is worth to a cut
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A way between two digits that touch: the strokes of ink that it ``crossed``, and its column in each row [h]."""
+
+    crossed: float
+    way: np.ndarray
 
 
 def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[Group]:
@@ -244,8 +253,11 @@ def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     groups = [_group(page, atoms[start:end]) for start, end in spans]
     if not groups:
         return []
-    doubt = -np.log(classifier.probabilities(np.stack([group.field for group in groups])).max(1))
-    confidence = -2 * np.sqrt(doubt)  # the root: to be a little unsure is already suspicious, digits alone never are
+    probabilities = classifier.probabilities(np.stack([group.field for group in groups]))
+    doubt = -np.log(probabilities.max(1))
+    unlike = np.maximum(0, LIKE - evidence(probabilities) / max(classifier.calibration.certain, 1e-6))
+    # the root: to be a little unsure is already suspicious, digits alone never are
+    confidence = -2 * np.sqrt(doubt) - UNLIKE * unlike
     best, choice = [0.0] + [-np.inf] * len(atoms), [-1] * (len(atoms) + 1)
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
@@ -300,8 +312,9 @@ def _cut_row(
     names, atoms, costs = page.names, [], [0.0]
     for piece, sure in zip(row, confidence, strict=True):
         x, y, w, h = piece.box
-        cuts = _cuts(names[y : y + h, x : x + w] == piece.name, usual, page.stroke)
-        if not cuts or (w < WIDE * usual and (sure > 0.8 or w < 0.35 * usual)):
+        may_be_two = w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual)
+        cuts = _cuts(names[y : y + h, x : x + w] == piece.name, usual, page.stroke) if may_be_two else []
+        if not cuts:
             atoms.append(piece)
             costs.append(0.0)
             continue
@@ -309,40 +322,58 @@ def _cut_row(
             names = names.copy()
         parts = _divide(names, piece, cuts)
         atoms.extend(parts)
-        costs.extend(CUT + CUT_STROKE * cost for _, _, cost in cuts[: len(parts) - 1])
+        costs.extend(CUT + CUT_STROKE * cut.crossed for cut in cuts[: len(parts) - 1])
         costs.append(0.0)
     return replace(page, names=names), atoms, costs
 
 
-def _cuts(mask: np.ndarray, usual: float, stroke: float) -> list[tuple[float, float, float]]:
-    """Return places where few pixels hold ``mask`` [h, w] together: (column at mid-height, slant, strokes cut)."""
+def _cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
+    """Return ways from top to bottom that cross little of ``mask`` [h, w], from left to right (cf. Congedo 1995)."""
     height, width = mask.shape
-    found = []
-    for slant in SLANTS:
-        reach = round(abs(slant) * height / 2) + 1
-        shear = np.array([[1, -slant, slant * height / 2 + reach], [0, 1, 0]])
-        upright = cv2.warpAffine(mask.astype(np.float32), shear, (width + 2 * reach, height))
-        profile = cv2.GaussianBlur(upright.sum(0)[None], (1, 1), 0)[0] / max(1.0, stroke)
-        for column in range(round(0.15 * usual), width - round(0.15 * usual)):
-            near = profile[max(0, column + reach - 2) : column + reach + 3]
-            if profile[column + reach] == near.min() and profile[column + reach] < 2.5:
-                found.append((float(column), slant, float(profile[column + reach])))
-    chosen: list[tuple[float, float, float]] = []
-    for cut in sorted(found, key=lambda cut: (cut[2], abs(cut[1]), cut[0])):
-        if all(abs(cut[0] - other[0]) > 0.15 * usual for other in chosen) and len(chosen) < 2 + 3 * width / usual:
-            chosen.append(cut)
-    return sorted(chosen)
+    middle, ink = height // 2, mask.astype(np.float32)
+    above, from_above = _ways(ink[: middle + 1])
+    below, from_below = _ways(ink[middle:][::-1])
+    crossed = (above + below - ink[middle]) / max(1.0, stroke)
+    edge = round(0.15 * usual)
+    chosen: list[int] = []
+    for column in edge + np.argsort(crossed[edge : width - edge], kind="stable"):
+        apart = all(abs(column - other) > 0.12 * usual for other in chosen)
+        least = crossed[max(0, column - 2) : column + 3].min()
+        if crossed[column] < DEAR and crossed[column] == least and apart and len(chosen) < 2 + 3 * width / usual:
+            chosen.append(int(column))
+    return [
+        Cut(float(crossed[column]), np.r_[_way(from_above, column), _way(from_below, column)[-2::-1]])
+        for column in sorted(chosen)
+    ]
 
 
-def _divide(names: np.ndarray, piece: Piece, cuts: list[tuple[float, float, float]]) -> list[Piece]:
+def _ways(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the cheapest way from the first row to each place of the last crosses, and its steps [h - 1, w]."""
+    total, steps = ink[0], np.zeros((len(ink) - 1, ink.shape[1]), np.int8)
+    for row, step in zip(ink[1:], steps, strict=True):
+        beside = np.pad(total + ASIDE, 1, constant_values=np.inf)
+        options = np.stack([total, beside[:-2], beside[2:]])
+        step[:] = np.array([0, -1, 1])[options.argmin(0)]
+        total = row + options.min(0)
+    return total, steps
+
+
+def _way(steps: np.ndarray, column: int) -> np.ndarray:
+    """Return the column in each row of the way that ends at ``column`` of the last row."""
+    way = [column]
+    for step in steps[::-1]:
+        way.append(way[-1] + int(step[way[-1]]))
+    return np.array(way[::-1])
+
+
+def _divide(names: np.ndarray, piece: Piece, cuts: list[Cut]) -> list[Piece]:
     """Rename the parts of ``piece`` in ``names`` and return them as pieces, from left to right."""
     x, y, w, h = piece.box
     place = names[y : y + h, x : x + w]
     own = place == piece.name
-    down, along = np.indices((h, w))
     part = np.zeros((h, w), np.int32)
-    for column, slant, _ in cuts:
-        part += along >= column + slant * (down - h / 2)
+    for cut in cuts:
+        part += np.arange(w) >= cut.way[:, None]
     first, parts = int(names.max()) + 1, []
     for number in range(len(cuts) + 1):
         mask = own & (part == number)

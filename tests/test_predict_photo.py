@@ -212,6 +212,26 @@ def test_two_digits_side_by_side_read_as_the_two_alone(classifier):
             assert text(classifier, np.hstack(pages), reading.read) == CLEAR[first] + CLEAR[second]
 
 
+def touching(one, other):
+    """Return two inks that overlap by a few pixels at one place at least."""
+    one, other = (cv2.resize(ink, (round(120 * ink.shape[1] / ink.shape[0]), 120)) for ink in (one, other))
+    for first in range(one.shape[1], 0, -1):
+        both = np.zeros((2, 120, max(one.shape[1], first + other.shape[1])))
+        both[0, :, : one.shape[1]], both[1, :, first : first + other.shape[1]] = one, other
+        if (both.min(0) > 0.5).sum() > 20:
+            break
+    return both.max(0)
+
+
+def test_most_digits_that_touch_are_read_as_the_two_alone(classifier):
+    inks = {name: ink_of_shipped(name) for name in CLEAR}
+    pairs = [(first, second) for first in inks for second in inks]
+    pages = (np.pad(touching(inks[first], inks[second]), 40) for first, second in pairs)
+    said = [text(classifier, 230 - (180 * page).astype(np.uint8), reading.read) for page in pages]
+    right = [found == CLEAR[first] + CLEAR[second] for found, (first, second) in zip(said, pairs, strict=True)]
+    assert sum(right) >= 0.8 * len(right)
+
+
 @pytest.mark.parametrize("degrees", [-10, -5, 5, 10])
 def test_rows_are_read_from_the_top_and_from_the_left_though_the_page_is_tilted(classifier, degrees):
     inks = [cv2.resize(ink_of_shipped(name), (40, 60)) for name in sorted(CLEAR)]
