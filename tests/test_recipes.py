@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from benchmarks import recipes
-from pipeline import config
+from pipeline import config, files
 from pipeline.console import UserError
 
 
@@ -30,3 +30,11 @@ def test_the_options_of_a_recipe_make_params_yaml_that_recipe(name, capsys):
 def test_an_unknown_recipe_is_named():
     with pytest.raises(UserError, match="dinner: expected one of article, "):
         recipes.main(["--options", "dinner"])
+
+
+def test_the_readme_says_what_the_study_found():
+    readme = (files.ROOT / "README.md").read_text("utf-8")
+    for name in ("article", "ours"):
+        found = [float(row["test_accuracy"]) for row in recipes.kept_rows() if row["recipe"] == name]
+        assert len(found) >= 5
+        assert f"| {len(found)} | {recipes.spread(found)} |" in readme, name
