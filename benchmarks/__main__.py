@@ -1,8 +1,9 @@
 """Measure what the README says of speed and memory, and write it into benchmarks/README.md.
 
-    python -m benchmarks [--quick]
+    python -m benchmarks [--quick] [--part step] [--part gate]
 
-Every part is a module of its own and can be run alone. The quick mode ends within five minutes on two cores.
+Every part is a module of its own and can be run alone; what is not run anew stays in the report as it was. The quick
+mode ends within five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,23 +32,37 @@ PARTS: dict[
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run every part and write the report; the quick mode only prints."""
+    """Run the parts and write each into the report when it ends; the quick mode only prints."""
+    names = {module.removeprefix("benchmarks."): title for title, (module, _, _) in PARTS.items()}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds and digits; prints, and writes nothing")
-    quick = parser.parse_args(arguments).quick
-    parts = [f"# Benchmarks\n\n{machine()}\n"]
-    for title, (module, short, full) in PARTS.items():
-        command = [sys.executable, "-m", module, *(short if quick else full)]
+    parser.add_argument("--part", action="append", choices=names, help="only this one (may be given several times)")
+    given = parser.parse_args(arguments)
+    sections = {} if given.quick else kept_sections()
+    for title in [names[name] for name in given.part or names]:
+        module, short, full = PARTS[title]
+        command = [sys.executable, "-m", module, *(short if given.quick else full)]
         print(f"== {title}: {' '.join(command[1:])}", file=sys.stderr)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise console.UserError(f"{module} ended with status {done.returncode}", status=1)
-        parts.append(f"## {title}\n\n`python -m {' '.join(command[2:])}`\n\n{done.stdout.strip()}\n")
-    report = "\n".join(parts)
-    if quick:
-        print(report)
-    else:
-        files.write_text(REPORT, report)
+        sections[title] = f"`python -m {' '.join(command[2:])}`. {machine()}\n\n{done.stdout.strip()}\n"
+        if not given.quick:
+            files.write_text(REPORT, written(sections))
+    if given.quick:
+        print(written(sections))
+
+
+def kept_sections() -> dict[str, str]:
+    """Return the parts of the report that is there, by title."""
+    found = REPORT.read_text("utf-8").split("\n## ")[1:] if REPORT.exists() else []
+    return {title: content.lstrip("\n") for title, _, content in (part.partition("\n") for part in found)}
+
+
+def written(sections: Mapping[str, str]) -> str:
+    """Return the report, its parts in their own order."""
+    parts = [f"## {title}\n\n{sections[title].rstrip()}\n" for title in PARTS if title in sections]
+    return "\n".join(["# Benchmarks\n", *parts])
 
 
 def machine() -> str:
