@@ -1,6 +1,6 @@
 """The article's script, brought to Keras 3 and otherwise left alone: what people use instead of this project.
 
-    python -m benchmarks.article [--epochs 12] [--digits 48000] [--seed 1] [--threads 2] [--autolog FOLDER]
+    python -m benchmarks.article [--epochs 12] [--seed 1] [--threads 2] [--autolog FOLDER]
 
 Learns from the digits that `preprocess` prepared, stops early with patience 3, and prints accuracy and loss on the test
 digits, and the seconds from the start of the process to the end of training. ``--autolog`` adds the one line that
@@ -29,7 +29,6 @@ def main(arguments: Sequence[str]) -> None:
     """Train and print one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.article", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--digits", type=int, default=48000, help="digits to learn from")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--autolog", type=Path, metavar="FOLDER")
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         mlflow.set_experiment(experiment_id=mlflow.create_experiment("article", given.autolog.resolve().as_uri()))
         mlflow.keras.autolog()
     keras.utils.set_random_seed(given.seed)
-    images, labels, val_images, val_labels, test_images, test_labels = _digits(given.digits)
+    images, labels, val_images, val_labels, test_images, test_labels = _digits()
     model = build(keras)
     model.fit(
         _scaled(images),
@@ -84,9 +83,9 @@ def build(keras: ModuleType) -> Any:
     return model
 
 
-def _digits(count: int) -> list[np.ndarray]:
+def _digits() -> list[np.ndarray]:
     parts = [f"{part}-{kind}.npy" for part in ("train", "validation", "test") for kind in ("images", "labels")]
-    return [np.load(files.PREPARED / part)[: count if part.startswith("train") else None] for part in parts]
+    return [np.load(files.PREPARED / part) for part in parts]
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -40,21 +39,18 @@ def main(arguments: Sequence[str]) -> None:
     if given.recipe:
         walk(given.recipe)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        article = ["benchmarks.article", "--epochs", str(given.epochs)]
-        racers = {
-            "the article's script, Keras 3": article,
-            f"ours: {OURS}, until it is there": ["benchmarks.race", "--recipe", OURS],
-        }
-        if given.autolog:
-            racers["the article's script with `mlflow.keras.autolog()`"] = [*article, "--autolog", folder]
-        found: dict[str, list[Finish]] = {name: [] for name in racers}
-        for number in range(given.rounds):
+    article = ["benchmarks.article", "--epochs", str(given.epochs)]
+    found: dict[str, list[Finish]] = {}
+    for _ in range(given.rounds):
+        with tempfile.TemporaryDirectory() as store:
+            racers = {
+                "the article's script, Keras 3": article,
+                f"ours: {OURS}, until it is there": ["benchmarks.race", "--recipe", OURS],
+            }
+            if given.autolog:
+                racers["the article's script with `mlflow.keras.autolog()`"] = [*article, "--autolog", store]
             for name, command in racers.items():
-                if "--autolog" in command:
-                    command = [*command[:-1], f"{folder}/{number}"]
-                    Path(command[-1]).mkdir()
-                found[name].append(finish(command))
+                found.setdefault(name, []).append(finish(command))
     print("\n".join(table(found)))
 
 
