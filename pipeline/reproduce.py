@@ -224,6 +224,9 @@ def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     changed = [f"{name} {old[name]}, here {new.get(name)}" for name in sorted(old) if old[name] != new.get(name)]
     if changed:
         yield f"other packages: {', '.join(changed)}"
+    for name, words in (("evaluate", "the test digits"), ("predict-photo", "the photographs")):
+        if before.get(f"{name}.code.sha256") not in (None, now.get(f"{name}.code.sha256")):
+            yield f"{words} of the run were read by other code than its commit's"
 
 
 def describe(run: MlflowRun, outcome: Outcome) -> str:

@@ -239,9 +239,10 @@ class Run:
 
     def log_results(self, report: str) -> None:
         """Log what a later stage found: its figures, its picture, and whole what gate and `reproduce` read again."""
-        key, picture, kept = RESULTS[report]
+        stage, key, picture, kept = RESULTS[report]
         found = files.read_json(files.REPORTS / report)
         self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
+        self.tag({f"{stage}.code.sha256": code_sha256(stage)})
         self.log_image(key, files.REPORTS / picture)
         self.log_files([files.REPORTS / name for name in (report, kept)], str(files.REPORTS))
         self.describe()
@@ -296,9 +297,9 @@ class Run:
             self.client.set_terminated(self.run_id, status)
 
 
-RESULTS = {  # a stage's report: its picture with the key of all runs, and the answers behind the figures
-    "metrics.json": ("mistakes", "mistakes.png", "predictions.csv"),
-    "photos.json": ("photos", "contact_sheet.png", "photos.csv"),
+RESULTS = {  # a report: its stage, its picture with the key of all runs, and the answers behind the figures
+    "metrics.json": ("evaluate", "mistakes", "mistakes.png", "predictions.csv"),
+    "photos.json": ("predict-photo", "photos", "contact_sheet.png", "photos.csv"),
 }
 SERVED = [  # serving.py and what it imports
     files.ROOT / "pipeline" / f"{name}.py"
@@ -349,7 +350,7 @@ def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[
     )
     lines = [
         "# Handwritten digits, 28 x 28",
-        f"A convolutional network of {metrics.get('parameters', 0):.0f} parameters that reads one handwritten digit.",
+        f"A convolutional network of {metrics.get('parameters', 0):,.0f} parameters that reads one handwritten digit.",
         "",
         "| | |",
         "|---|---|",
@@ -481,14 +482,18 @@ def _dotted(digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def digests(params: Params, data_sha256: str) -> dict[str, str]:
-    """Return what a model is made of, by sha256: data, parameters, and the modules that dvc.yaml names for `train`."""
-    stages = yaml.safe_load((files.ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
-    modules = [files.ROOT / path for path in stages["train"]["deps"] if path.endswith(".py")]
+    """Return what a model is made of, by sha256: data, parameters, and the code of the stage ``train``."""
     return {
-        "code_sha256": files.digest_files(modules),
+        "code_sha256": code_sha256("train"),
         "data_sha256": data_sha256,
         "params_sha256": files.digest(params.train.model_dump()),
     }
+
+
+def code_sha256(stage: str) -> str:
+    """Return the digest of the modules that dvc.yaml names for a stage."""
+    stages = yaml.safe_load((files.ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    return files.digest_files(files.ROOT / path for path in stages[stage]["deps"] if path.endswith(".py"))
 
 
 def run_name(params: Params) -> str:

@@ -67,6 +67,14 @@ def test_the_reasons_are_the_processor_and_the_packages_that_differ() -> None:
     assert list(reproduce.reasons(now, now)) == []
 
 
+def test_a_later_reading_by_other_code_is_a_reason_too() -> None:
+    now = {"evaluate.code.sha256": "a" * 64, "predict-photo.code.sha256": "b" * 64}
+    assert list(reproduce.reasons(now | {"predict-photo.code.sha256": "c" * 64}, now)) == [
+        "the photographs of the run were read by other code than its commit's"
+    ]
+    assert list(reproduce.reasons({}, now)) == []
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
