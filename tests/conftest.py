@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,17 @@ class Project:
         said = f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == status, said
         return done
+
+    def in_terminal(self, *command: str) -> str:
+        """Run a command with its standard error in a terminal, and return what a person sees there."""
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, 120))
+        with open(ours, "rb", buffering=0) as screen, ThreadPoolExecutor(1) as reader:
+            seen = reader.submit(lambda: b"".join(iter(lambda: _read(screen), b"")))
+            with subprocess.Popen(command, cwd=self.root, env=environment(), stderr=theirs, stdout=theirs) as process:
+                os.close(theirs)
+            assert process.returncode == 0, seen.result()
+            return seen.result().decode()
 
     def stage(self, module: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run ``python -m pipeline.<module>``."""
@@ -124,6 +139,13 @@ def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Proje
     project.git("add", ".")
     project.git("commit", "--quiet", "--message", "Start")
     return project
+
+
+def _read(screen: RawIOBase) -> bytes:
+    try:
+        return screen.read(10_000) or b""
+    except OSError:  # the last process that wrote there is gone
+        return b""
 
 
 def tracked(root: Path) -> list[str]:

@@ -417,7 +417,8 @@ def test_a_driver_that_is_killed_is_started_again_and_does_only_what_is_missing(
         running.process.kill()
         until(lambda: not any(worker.is_running() for worker in workers), 60)
     kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
-    project.stage("sweep")
+    seen = project.in_terminal(sys.executable, "-m", "pipeline.sweep")
+    assert re.search(r"sweep: +\d+%.*epoch.*, \d of 4 trials, best val loss ", seen)  # rate, time left, the best
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
     assert models(project) == models(swept)
     parents = [run for run in runs_of(project) if "mlflow.parentRunId" not in run.data.tags]

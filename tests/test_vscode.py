@@ -1,6 +1,7 @@
 """DVC's extension for Visual Studio Code finds what it needs: its own four questions, asked as it asks them.
 
-What it asks and what it can draw are in its `extension/src/cli/dvc/reader.ts` and `contract.ts` (version 1.2).
+What it asks and what it can draw are in its source, `extension/src/cli/dvc/reader.ts` and `contract.ts`; it takes DVC
+from 3.33.3 on.
 """
 
 from __future__ import annotations
