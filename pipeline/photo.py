@@ -264,6 +264,7 @@ THICK = 0.12  # of the picture's shorter side: no printed line is thicker
 STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
 COVER = 0.5  # of its columns that a line must show in
 GAP = 0.45  # of the picture's side that a digit may hide of a line
+BLANK = 0.15  # of the side where there may be no ink at all on its way
 EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
 LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
 OUTER = 0.3  # of the side: where the border of a cell may lie
@@ -387,11 +388,19 @@ def _on_curve(
     columns = np.unique(x[on])
     if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
         return None
-    if np.diff(columns).max() > GAP * width:
+    if np.diff(columns).max() > GAP * width or _blank(runs, curve, columns) > BLANK * width:
         return None
     line = np.zeros(len(left), bool)
     line[np.flatnonzero(left)[on]] = True
     return line
+
+
+def _blank(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
+    """Return how far the way of a line, seen in ``columns``, leads over bare paper at a stretch."""
+    way = np.polyval(curve, runs.column / runs.shape[1])
+    crossed = runs.column[(runs.top - 1 <= way) & (way <= runs.top + runs.length)]
+    inked = np.union1d(columns, crossed[(crossed > columns[0]) & (crossed < columns[-1])])
+    return int(np.diff(inked).max())
 
 
 PALE = (0.15, 0.25)  # of the ink's darkness: how dark a printed line may be
@@ -455,11 +464,18 @@ def _widened(mask: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
+GAMMA = 0.6  # a camera blurs strokes: what is thin comes out pale, and is full ink in MNIST all the same
+
+
 def _levels(ink: Ink, peak: float) -> np.ndarray:
-    """Stretch ink to 0..1 between the noise of the paper and full ink; clean black on white stays as it is."""
+    """Stretch ink to 0..1 between the noise of the paper and full ink, and lift what is pale.
+
+    Clean black on white stays as it is.
+    """
     low = min(3 * ink.noise, 0.3 * peak)
-    high = 1.0 if peak > 0.95 else max(peak, low + 1e-3)
-    return np.clip((ink.strength - low) / (high - low), 0, 1)
+    clean = peak > 0.95
+    stretched = np.clip((ink.strength - low) / ((1 if clean else max(peak, low + 1e-3)) - low), 0, 1)
+    return stretched if clean else stretched**GAMMA
 
 
 def _pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.ndarray]:

@@ -224,7 +224,7 @@ def _share_rows(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
-LIKE, UNLIKE = 1.2, 0.5  # of the evidence of a certain digit: what a lack of it costs
+LIKE, UNLIKE = 1.2, 1.0  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 3.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in

@@ -78,6 +78,16 @@ def test_ruled_lines_and_a_frame_are_found_and_the_digit_is_kept():
     assert off.mean() < 10
 
 
+def test_the_straight_side_of_a_nine_in_a_cell_is_no_line_for_the_paper_is_bare_on_its_way():
+    cell = np.zeros((160, 160), np.uint8)
+    cell[:, :3] = cell[:4] = cell[154:156] = 1
+    stroke = [[80, 30], [46, 32], [42, 55], [42, 100], [75, 90], [80, 30], [84, 110], [42, 150]]
+    cv2.polylines(cell, [np.array(stroke, np.int32)], False, 1, 8)
+    lines = photo.lines_of(cell > 0)
+    assert lines[:, 0].mean() > 0.9
+    assert not lines[10:150, 10:].any()
+
+
 def test_a_lone_upright_stroke_is_a_digit_and_no_line():
     page = np.full((120, 60), 230, np.uint8)
     page[2:118, 26:34] = 30
