@@ -61,20 +61,21 @@ def walk(name: str) -> None:
     digits = trajectory.load_digits(files.PREPARED)
     for epoch in trajectory.learn(digits, train):
         reached = alive()
-        accuracy = accuracy_of(epoch.weights)
+        accuracy = accuracy_of(train.network, epoch.weights)
         print(f"epoch {epoch.number}: test accuracy {accuracy:.4f}, {reached - idle:.1f} s", flush=True)
         idle += alive() - reached
         if accuracy >= GOAL:
             return
 
 
-def accuracy_of(weights: list[np.ndarray]) -> float:
-    """Return the share of the test digits that a network of these weights reads right."""
+def accuracy_of(name: str, weights: list[np.ndarray]) -> float:
+    """Return the share of the test digits that a network with these weights reads right."""
     from pipeline import network
 
     images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
-    parts = np.array_split(images[..., None], 20)
-    return float(np.mean(np.concatenate([np.argmax(network.forward(weights, part), 1) for part in parts]) == labels))
+    layers, parts = network.NETWORKS[name], np.array_split(images[..., None], 20)
+    answers = [np.argmax(network.forward(layers, weights, part), 1) for part in parts]
+    return float(np.mean(np.concatenate(answers) == labels))
 
 
 def finish(command: Sequence[str]) -> Finish:

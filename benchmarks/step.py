@@ -60,7 +60,13 @@ def our_learner(images: np.ndarray, labels: np.ndarray, threads: int, precision:
     """Return what learns once through the digits as the train stage does."""
     from pipeline.network import Learner
 
-    changes = {"threads": threads, "precision": precision, "batch_size": BATCH, "dropout": DROPOUT}
+    changes = {
+        "network": "article",
+        "threads": threads,
+        "precision": precision,
+        "batch_size": BATCH,
+        "dropout": DROPOUT,
+    }
     learner = Learner(config.load().train.model_copy(update=changes), len(labels) // BATCH)
     return lambda: learner.learn(images, labels, 1)
 

@@ -43,6 +43,7 @@ class Augment(Section):
     """What photographs do to the digits that are learned from; 0 switches each effect off."""
 
     share: Whole
+    moved: Whole
     european: Whole
     rotation: Whole
     shear: Whole
@@ -63,6 +64,7 @@ class Augment(Section):
 class Train(Section):
     """The network's training; see params.yaml for units and reasons."""
 
+    network: Literal["article", "deep"]
     batch_size: Annotated[int, Field(ge=1, le=4096)]
     dropout: Share
     patience: Count

@@ -23,7 +23,7 @@ def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
     """
     from pipeline import network
 
-    archive, exported = network.export(epoch.weights, train.dropout)
+    archive, exported = network.export(train.network, epoch.weights, train.dropout)
     degraded = augmentation.degrade(digits.val_images, digits.val_labels, seed=train.seed, settings=train.augment)
     network_alone = Classifier(exported, Calibration(temperature=1, certain=0, possible=0))
     clean_logits, logits = (network_alone.log_probabilities(images) for images in (digits.val_images, degraded))

@@ -1,4 +1,4 @@
-"""The article's network in Keras, one deterministic training step after another, and its export."""
+"""Networks of 53,578 parameters in Keras, one deterministic training step after another, and their export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,11 +23,41 @@ with hushed():  # and says what it was built with whatever they say
     import keras
     import tensorflow as tf
 
-PARAMETERS = 53_578  # the article's count; a check that the layers are its layers
+PARAMETERS = 53_578  # of every network here: the article's count
 CHUNK = 8  # steps a call: few enough that a signal is heard within a second
-SEEN = 26  # of the 28 rows and columns
 INSTRUCTIONS = "avx2" if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2" else "native"
 State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of 3 x 3, then 2 x 2 pooling where ``pooled``, then ReLU, then dropout where ``pooled``."""
+
+    filters: int
+    padding: Literal["valid", "same"] = "valid"
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """The convolutions, and how many of the 28 rows and columns can reach an answer: pooling drops what is odd."""
+
+    convolutions: tuple[Convolution, ...]
+    seen: int
+
+
+NETWORKS = {
+    "article": Network((Convolution(64, pooled=True), Convolution(64, pooled=True)), seen=26),
+    "deep": Network(
+        (
+            Convolution(19, pooled=True),
+            Convolution(32, "same"),
+            Convolution(46, "same"),
+            Convolution(52, pooled=True),
+        ),
+        seen=28,
+    ),
+}
 
 
 def use_threads(threads: int) -> None:
@@ -45,26 +77,33 @@ def check_instructions(instructions: str) -> None:
         raise UserError(f"train.instructions: this process already computes with {INSTRUCTIONS}, not {instructions}")
 
 
-def build(dropout: float, precision: str = "float32", seed: int = 0) -> keras.Model:
-    """Return the article's network, from uint8 images [n, 28, 28, 1] to probabilities [n, 10].
+def build(name: str, dropout: float, precision: str = "float32", seed: int = 0) -> keras.Model:
+    """Return one of ``NETWORKS``, from uint8 images [n, 28, 28, 1] to probabilities [n, 10].
 
     Pooling comes before the ReLU: the same function, on a quarter of the values. The scaling by 1/255 is a layer.
     """
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
-    start = [keras.initializers.GlorotUniform(seed + number) for number in range(3)]
+
+    def about(kind: str, number: int) -> dict[str, str]:  # names that Keras chose would count on from model to model
+        return {"name": f"{kind}_{number}" if number else kind, "dtype": policy}
+
     layers = [
         keras.Input((28, 28, 1), dtype="uint8", name="image"),
         keras.layers.Rescaling(1 / 255, name="scale", dtype=policy),
-        keras.layers.Conv2D(64, 3, kernel_initializer=start[0], name="conv2d", dtype=policy),
-        keras.layers.MaxPooling2D(name="max_pooling2d", dtype=policy),
-        keras.layers.ReLU(name="relu", dtype=policy),
-        keras.layers.Dropout(dropout, seed=seed, name="dropout", dtype=policy),
-        keras.layers.Conv2D(64, 3, kernel_initializer=start[1], name="conv2d_1", dtype=policy),
-        keras.layers.MaxPooling2D(name="max_pooling2d_1", dtype=policy),
-        keras.layers.ReLU(name="relu_1", dtype=policy),
-        keras.layers.Dropout(dropout, seed=seed, name="dropout_1", dtype=policy),
+    ]
+    convolutions = NETWORKS[name].convolutions
+    start = [keras.initializers.GlorotUniform(seed + number) for number in range(len(convolutions) + 1)]
+    for number, each in enumerate(convolutions):
+        convolution = keras.layers.Conv2D(
+            each.filters, 3, padding=each.padding, kernel_initializer=start[number], **about("conv2d", number)
+        )
+        pooling = keras.layers.MaxPooling2D(**about("max_pooling2d", number))
+        relu = keras.layers.ReLU(**about("relu", number))
+        dropped = keras.layers.Dropout(dropout, seed=seed, **about("dropout", number))
+        layers += [convolution, pooling, relu, dropped] if each.pooled else [convolution, relu]
+    layers += [
         keras.layers.Flatten(name="flatten", dtype=policy),
-        keras.layers.Dense(10, kernel_initializer=start[2], name="dense", dtype=policy),
+        keras.layers.Dense(10, kernel_initializer=start[-1], name="dense", dtype=policy),
         keras.layers.Softmax(name="probability", dtype="float32"),
     ]
     return keras.Sequential(layers, name="digits")
@@ -80,8 +119,10 @@ class Learner:
     def __init__(self, params: Train, steps: int) -> None:
         use_threads(params.threads)
         check_instructions(params.instructions)
-        self.params = params
-        start = [weight.numpy() for weight in build(params.dropout, seed=params.seed).trainable_variables]
+        self.params, self.network = params, NETWORKS[params.network]
+        start = [
+            weight.numpy() for weight in build(params.network, params.dropout, seed=params.seed).trainable_variables
+        ]
         self.weights, self.average = _variables(start), _variables(start)
         self.mean, self.square = _variables(0 * weight for weight in start), _variables(0 * weight for weight in start)
         self.step = tf.Variable(0, dtype=tf.int64)
@@ -122,7 +163,7 @@ class Learner:
         digit = tf.cast(labels < 10, tf.float32)
         targets = tf.one_hot(labels, 10) + (1 - digit[:, None]) / 10
         with tf.GradientTape() as tape:
-            logits = forward(self.weights, images, self.params.precision, self._drop)
+            logits = forward(self.network, self.weights, images, self.params.precision, self._drop)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, self.weights)
@@ -162,7 +203,7 @@ class Learner:
         return {"val_loss": float(sums[0]) / len(labels), "val_accuracy": float(sums[1]) / len(labels)}
 
     def _score_batch(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        logits = forward(self.average, images, self.params.precision)
+        logits = forward(self.network, self.average, images, self.params.precision)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return tf.stack([tf.reduce_sum(losses), _correct(logits, labels)])
 
@@ -182,6 +223,7 @@ class Learner:
 
 
 def forward(
+    network: Network,
     weights: list[tf.Variable],
     images: tf.Tensor,
     precision: str = "float32",
@@ -189,17 +231,20 @@ def forward(
 ) -> tf.Tensor:
     """Return the logits, float32 [n, 10], of `build`'s network with these weights, in the order that learns fastest.
 
-    Bias and ReLU come after the pooling, which commutes with both: the same function on a quarter of the values. The
-    last two rows and columns of the images are left out: all that depends on them is dropped by the second pooling,
-    which halves 11 to 5.
+    Bias and ReLU come after the pooling, which commutes with both: the same function on a quarter of the values. Rows
+    and columns that no answer depends on are left out.
     """
-    kernel, bias, kernel_1, bias_1, kernel_2, bias_2 = (tf.cast(weight, precision) for weight in weights)
-    values = tf.cast(images[:, :SEEN, :SEEN], precision) * (1 / 255)
-    for layer, (filters, offset) in enumerate([(kernel, bias), (kernel_1, bias_1)]):
-        pooled = tf.nn.max_pool2d(tf.nn.conv2d(values, filters, 1, "VALID"), 2, 2, "VALID")
-        values = drop(tf.nn.relu(tf.nn.bias_add(pooled, offset)), layer)
-    values = tf.reshape(values, [-1, kernel_2.shape[0]])
-    return tf.cast(tf.nn.bias_add(tf.matmul(values, kernel_2), bias_2), tf.float32)
+    *filters, kernel, bias = (tf.cast(weight, precision) for weight in weights)
+    values, dropped = tf.cast(images[:, : network.seen, : network.seen], precision) * (1 / 255), 0
+    for layer, each in enumerate(network.convolutions):
+        values = tf.nn.conv2d(values, filters[2 * layer], 1, each.padding.upper())
+        if each.pooled:
+            values = tf.nn.max_pool2d(values, 2, 2, "VALID")
+        values = tf.nn.relu(tf.nn.bias_add(values, filters[2 * layer + 1]))
+        if each.pooled:
+            values, dropped = drop(values, dropped), dropped + 1
+    values = tf.reshape(values, [-1, kernel.shape[0]])
+    return tf.cast(tf.nn.bias_add(tf.matmul(values, kernel), bias), tf.float32)
 
 
 def _adam(
@@ -233,9 +278,9 @@ def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32))
 
 
-def export(weights: list[np.ndarray], dropout: float) -> tuple[bytes, bytes]:
-    """Return a network of these weights as a Keras archive and as a LiteRT model: same weights, same bytes."""
-    network = build(dropout)
+def export(name: str, weights: list[np.ndarray], dropout: float) -> tuple[bytes, bytes]:
+    """Return one of ``NETWORKS`` with these weights as a Keras archive and as LiteRT: same weights, same bytes."""
+    network = build(name, dropout)
     _assign(network.trainable_variables, weights)
     with tempfile.TemporaryDirectory() as folder:
         network.save(Path(folder, "digits.keras"))

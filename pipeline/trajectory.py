@@ -23,11 +23,17 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pipeline import augmentation, files
+from pipeline import augmentation, files, non_digits
 from pipeline.config import Checkpoints, Train
 from pipeline.console import UserError
 
-CODE = ("augmentation.py", "network.py", "trajectory.py")  # what a path's bits depend on, besides the packages
+CODE = (
+    "augmentation.py",
+    "handwriting.py",
+    "network.py",
+    "non_digits.py",
+    "trajectory.py",
+)  # what a path's bits depend on, besides the packages
 DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
 AVX2 = {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # both: where AVX-512 lacks, oneDNN is off
 NO_DIGIT = 10  # the label of a field that holds none: the network is to find every digit equally unlikely
@@ -112,7 +118,7 @@ def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.nda
     extra = strangers(train, len(digits.labels))
     if not extra:
         return changed, digits.labels
-    others = augmentation.non_digits(extra, seed=train.seed, epoch=epoch, images=digits.images)
+    others = non_digits.draw(extra, seed=train.seed, epoch=epoch, images=digits.images)
     return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, NO_DIGIT, np.uint8))
 
 

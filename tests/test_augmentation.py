@@ -3,8 +3,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline import augmentation, config
-from pipeline.augmentation import augment, degrade, non_digits
+from pipeline import augmentation, config, non_digits
+from pipeline.augmentation import augment, degrade
 
 OFF = dict.fromkeys(config.Augment.model_fields, 0.0)
 ALL = config.load().train.augment
@@ -52,7 +52,7 @@ def test_another_seed_or_epoch_gives_other_digits(digits: np.ndarray, seed: int,
 def test_every_machine_draws_these_bits(digits: np.ndarray) -> None:
     everything = np.concatenate([
         augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**EFFECTS, european=1.0)),
-        non_digits(300, seed=1, epoch=1, images=digits),
+        non_digits.draw(300, seed=1, epoch=1, images=digits),
     ])  # fmt: skip
     assert hashlib.sha256(everything.tobytes()).hexdigest()[:16] == "27f866f1dfd37301"
 
@@ -71,6 +71,14 @@ def test_the_share_is_that_of_the_digits_changed(digits: np.ndarray) -> None:
     many = np.tile(digits, (10, 1, 1))
     changed = augment(many, labels_of(many), seed=1, epoch=1, settings=settings(**EFFECTS, share=0.25)) != many
     assert changed.any((1, 2)).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_others_are_moved_and_nothing_else_is_done_to_them(digits: np.ndarray) -> None:
+    changed = augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**EFFECTS, share=0.0, moved=0.5))
+    assert (changed != digits).any((1, 2)).mean() == pytest.approx(0.5, abs=0.1)
+    only = {name: EFFECTS[name] for name in ("rotation", "shear", "scale", "shift")}
+    alike = augment(digits, labels_of(digits), seed=1, epoch=1, settings=settings(**only, share=0.0, moved=0.5))
+    assert np.array_equal(changed, alike)
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
@@ -161,7 +169,7 @@ def test_a_curled_tail_does_not_come_out_at_the_other_side() -> None:
 def test_the_digits_given_are_not_written_to(digits: np.ndarray) -> None:
     before = digits.copy()
     augment(digits, labels_of(digits), seed=1, epoch=1, settings=ALL)
-    non_digits(50, seed=1, epoch=1, images=digits)
+    non_digits.draw(50, seed=1, epoch=1, images=digits)
     assert np.array_equal(digits, before)
 
 
@@ -172,7 +180,7 @@ def test_degrading_changes_every_digit_whatever_the_share(digits: np.ndarray) ->
 
 def test_no_digits_become_no_digits(digits: np.ndarray) -> None:
     assert augment(digits[:0], labels_of(digits[:0]), seed=1, epoch=1, settings=ALL).shape == (0, 28, 28)
-    assert non_digits(0, seed=1, epoch=1, images=digits).shape == (0, 28, 28)
+    assert non_digits.draw(0, seed=1, epoch=1, images=digits).shape == (0, 28, 28)
 
 
 def test_more_digits_than_one_chunk_are_all_changed(digits: np.ndarray) -> None:
@@ -182,13 +190,13 @@ def test_more_digits_than_one_chunk_are_all_changed(digits: np.ndarray) -> None:
 
 
 def test_non_digits_are_seeded_and_new_in_each_epoch(digits: np.ndarray) -> None:
-    first, again, later = (non_digits(60, seed=1, epoch=epoch, images=digits) for epoch in (1, 1, 2))
+    first, again, later = (non_digits.draw(60, seed=1, epoch=epoch, images=digits) for epoch in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, later)
 
 
-@pytest.mark.parametrize("kind", dict.fromkeys(augmentation.KINDS), ids=lambda kind: kind.__name__)
-def test_each_kind_of_non_digit_is_a_field(digits: np.ndarray, kind: augmentation.Kind) -> None:
+@pytest.mark.parametrize("kind", dict.fromkeys(non_digits.KINDS), ids=lambda kind: kind.__name__)
+def test_each_kind_of_non_digit_is_a_field(digits: np.ndarray, kind: non_digits.Kind) -> None:
     rng = np.random.default_rng(1)
     fields = np.array([kind(rng, digits) for _ in range(20)])
     assert fields.shape == (20, 28, 28)
@@ -197,8 +205,8 @@ def test_each_kind_of_non_digit_is_a_field(digits: np.ndarray, kind: augmentatio
 
 
 def test_letters_come_in_several_fonts_and_fill_the_box() -> None:
-    glyphs = augmentation._glyphs()
-    assert len(glyphs) >= 8 * len(augmentation.LETTERS)
+    glyphs = non_digits._glyphs()
+    assert len(glyphs) >= 8 * len(non_digits.LETTERS)
     for glyph in glyphs:
         rows, columns = np.flatnonzero(glyph.any(1)), np.flatnonzero(glyph.any(0))
         assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20

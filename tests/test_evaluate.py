@@ -40,9 +40,10 @@ EXPORT = """
 import sys
 from pathlib import Path
 from pipeline import network
-weights = [variable.numpy() for variable in network.build(0.2).trainable_variables]
+weights = [variable.numpy() for variable in network.build("article", 0.2).trainable_variables]
 for factor in (1, float("nan")):
-    for name, content in zip(("keras", "tflite"), network.export([weight * factor for weight in weights], 0.2)):
+    exported = network.export("article", [weight * factor for weight in weights], 0.2)
+    for name, content in zip(("keras", "tflite"), exported):
         Path(sys.argv[1], f"{factor}.{name}").write_bytes(content)
 """
 

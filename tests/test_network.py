@@ -1,10 +1,11 @@
-"""The network is the article's, its fast form is the same function, and its export is the same bytes."""
+"""One network is the article's, the fast form of each is the same function, and its export is the same bytes."""
 
 import io
 import json
 import subprocess
 import sys
 import zipfile
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -50,38 +51,51 @@ def labels() -> np.ndarray:
     return (np.arange(96) % 10).astype(np.uint8)
 
 
+@pytest.fixture(params=["article", "deep"])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def weights_of(model) -> list[np.ndarray]:
     return [weight.numpy() for weight in model.trainable_variables]
 
 
-def test_it_has_the_articles_layers_shapes_and_parameters(network) -> None:
-    model = network.build(0.2)
+def test_the_articles_has_the_articles_layers_and_shapes(network) -> None:
+    model = network.build("article", 0.2)
     shapes = {layer.name: layer.output.shape[1:] for layer in model.layers if layer.name in ARTICLE}
     assert shapes == ARTICLE
     assert list(shapes) == list(ARTICLE)
-    assert model.count_params() == network.PARAMETERS == 53_578
 
 
-def test_the_fast_form_is_the_same_function(network, images: np.ndarray) -> None:
-    model = network.build(0.2, seed=3)
+def test_every_network_has_as_many_parameters_as_the_articles(network, name: str) -> None:
+    assert set(network.NETWORKS) == set(get_args(config.Train.model_fields["network"].annotation))
+    assert network.build(name, 0.2).count_params() == network.PARAMETERS == 53_578
+
+
+def test_the_fast_form_is_the_same_function(network, name: str, images: np.ndarray) -> None:
+    model = network.build(name, 0.2, seed=3)
     rng = np.random.default_rng(1)
     for weight in model.trainable_variables:  # biases start at zero: they must count
         weight.assign(weight.numpy() + rng.normal(0, 0.05, weight.shape))
-    logits = network.forward([network.tf.Variable(weight) for weight in weights_of(model)], images[..., None])
+    logits = network.forward(
+        network.NETWORKS[name], [network.tf.Variable(weight) for weight in weights_of(model)], images[..., None]
+    )
     theirs = model.predict(images[..., None], verbose=0)
     np.testing.assert_allclose(network.tf.nn.softmax(logits).numpy(), theirs, atol=2e-5)
 
 
-def test_a_step_is_that_of_keras_adam(network, train: config.Train, images: np.ndarray, labels: np.ndarray) -> None:
-    train = train.model_copy(update={"dropout": 0.0, "batch_size": 96, "average": 0.0})
-    model = network.build(0.0, seed=train.seed)
+def test_a_step_is_that_of_keras_adam(
+    network, name: str, train: config.Train, images: np.ndarray, labels: np.ndarray
+) -> None:
+    train = train.model_copy(update={"network": name, "dropout": 0.0, "batch_size": 96, "average": 0.0})
+    model = network.build(name, 0.0, seed=train.seed)
     model.compile(network.keras.optimizers.Adam(train.learning_rate), "sparse_categorical_crossentropy")
     model.fit(images[..., None], labels, batch_size=96, epochs=1, verbose=0)
     learner = network.Learner(train, steps=1)
     learner.learn(images, labels, epoch=1)
     for ours, theirs in zip(learner.weights, weights_of(model), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-4)
-    moved = np.abs(learner.weights[2].numpy() - weights_of(network.build(0.0, seed=train.seed))[2]).max()
+    moved = np.abs(learner.weights[2].numpy() - weights_of(network.build(name, 0.0, seed=train.seed))[2]).max()
     assert moved > 9e-4  # Adam's first step is one rate long
 
 
@@ -92,7 +106,7 @@ def test_fields_without_a_digit_pull_towards_equal_answers(network, train: confi
     labels[0] = 5  # the loss is that of the digits, and there must be one
     for epoch in range(1, 6):
         learner.learn(images, labels, epoch)
-    answers = network.tf.nn.softmax(network.forward(learner.weights, images[1:, ..., None])).numpy()
+    answers = network.tf.nn.softmax(network.forward(learner.network, learner.weights, images[1:, ..., None])).numpy()
     assert answers.max() < 0.3
 
 
@@ -111,24 +125,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
 def test_the_average_trails_the_weights(network, train: config.Train, images: np.ndarray, labels: np.ndarray) -> None:
     learner = network.Learner(train, steps=3)
     learner.learn(images, labels, epoch=1)
-    start = np.concatenate([weight.ravel() for weight in weights_of(network.build(train.dropout, seed=train.seed))])
+    start = np.concatenate(
+        [weight.ravel() for weight in weights_of(network.build(train.network, train.dropout, seed=train.seed))]
+    )
     weights, average = (
         np.concatenate([each.numpy().ravel() for each in variables]) for variables in (learner.weights, learner.average)
     )
     assert 0 < np.linalg.norm(average - start) < np.linalg.norm(weights - start)
 
 
-def test_an_export_repeats_to_the_byte_and_holds_no_date(network) -> None:
-    weights = weights_of(network.build(0.2, seed=1))
-    assert network.export(weights, 0.2) == network.export(weights, 0.2)
-    archive = zipfile.ZipFile(io.BytesIO(network.export(weights, 0.2)[0]))
+def test_an_export_repeats_to_the_byte_and_holds_no_date(network, name: str) -> None:
+    weights = weights_of(network.build(name, 0.2, seed=1))
+    assert network.export(name, weights, 0.2) == network.export(name, weights, 0.2)
+    archive = zipfile.ZipFile(io.BytesIO(network.export(name, weights, 0.2)[0]))
     assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
     assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_the_exports_answer_as_the_network_does(network, images: np.ndarray, tmp_path) -> None:
-    model = network.build(0.2, seed=1)
-    archive, exported = network.export(weights_of(model), 0.2)
+def test_the_exports_answer_as_the_network_does(network, name: str, images: np.ndarray, tmp_path) -> None:
+    model = network.build(name, 0.2, seed=1)
+    archive, exported = network.export(name, weights_of(model), 0.2)
     answers = model.predict(images[..., None], verbose=0)
     lite = Classifier(exported, Calibration(temperature=1, certain=0, possible=0)).raw(images)
     np.testing.assert_allclose(lite, answers, atol=1e-5)
@@ -145,7 +161,8 @@ rng = np.random.default_rng(7)
 images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 10, 600, np.uint8)
 changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
 train = config.load().train.model_copy(update=changes | {"average": 0.99, "learning_rate": 1e-3, "non_digits": 0.0})
-train = train.model_copy(update={"augment": train.augment.model_copy(update={"share": 0.0}), "seed": 1})
+unchanged = train.augment.model_copy(update={"share": 0.0})
+train = train.model_copy(update={"network": "article", "augment": unchanged, "seed": 1})
 digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
 (epoch,) = trajectory.learn(digits, train)
 print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()[:16])
