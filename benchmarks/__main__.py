@@ -24,10 +24,12 @@ PARTS: dict[
     str, tuple[str, list[str], list[str]]
 ] = {  # title: (module, its arguments in the quick mode, its arguments otherwise)
     "A training step": ("benchmarks.step", ["--rounds", "3", "--steps", "20"], []),
+    "How near to the floor": ("benchmarks.floor", ["--rounds", "3"], []),
     "From the start to 99.22%": ("benchmarks.race", ["--rounds", "1", "--epochs", "2"], []),
     "The workflow": ("benchmarks.workflow", ["--rounds", "1", "--train", "2000"], []),
     "Sweeps": ("benchmarks.sweep", ["--quick"], []),
     "The gate": ("benchmarks.gate", [], []),
+    "What is refused": ("benchmarks.refusals", [], []),
 }
 
 
