@@ -159,7 +159,7 @@ def test_an_experiment_with_uncommitted_code_is_reproduced_and_the_workspace_is_
     committed = network.read_text("utf-8")
     network.write_bytes(committed.replace("GlorotUniform", "HeUniform").encode() + b"# other weights\r\n")
     (made_project.root / "notes.txt").write_bytes(b"caf\xe9 \r\n")
-    made_project.dvc("exp", "run", "--temp", "--set-param", "train.dropout=0.3")
+    made_project.dvc("exp", "run", "--temp", "--set-param", "train.dropout=0.3", "--set-param", "train.patience=3")
     network.write_text(committed, "utf-8")
     files.write_bytes(made_project.root / "params.yaml", b"broken: since")
     before = state(made_project)

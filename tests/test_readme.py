@@ -1,0 +1,46 @@
+"""What the README shows and no other test runs: a team's remote, a recipe for a run, the verbs of make."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Project
+
+from pipeline import files
+
+README = (files.ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_verb_of_make_that_is_shown_is_there() -> None:
+    makefile = (files.ROOT / "Makefile").read_text("utf-8")
+    verbs = set(re.findall(r"(?:^\$ |`|=\S+ )make (\w+)", README, re.MULTILINE))
+    assert {"test", "gate", "sweep", "photo", "demo", "ui", "bench"} <= verbs
+    assert [verb for verb in verbs if f"\n{verb}:" not in makefile] == []
+
+
+@pytest.mark.slow
+def test_a_team_pulls_what_one_of_it_pushed(made_project: Project, tmp_path: Path) -> None:
+    assert "$ dvc remote add --default team " in README
+    assert "$ dvc push " in README
+    made_project.dvc("remote", "add", "--default", "team", str(tmp_path / "team"))
+    made_project.git("commit", "--quiet", "--message", "Share", ".dvc/config")
+    made_project.dvc("push")
+    made_project.git("clone", "--quiet", str(made_project.root), str(tmp_path / "colleague"))
+    colleague = Project(tmp_path / "colleague")
+    colleague.dvc("pull")
+    assert colleague.dvc("status").strip() == "Data and pipelines are up to date."
+    for name in ("models/digits.keras", "data/prepared/test-images.npy"):
+        assert files.sha256(colleague.root / name) == files.sha256(made_project.root / name)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_the_ladder_is_the_projects_own_for_a_run(made_project: Project) -> None:
+    command = "dvc exp run $(python -m benchmarks.recipes --options article)"
+    assert f"`{command}`" in README
+    made_project.run("sh", "-e", "-c", f"{command} --quiet train")
+    train = yaml.safe_load((made_project.root / "params.yaml").read_text("utf-8"))["train"]
+    assert (train["network"], train["dropout"], train["augment"]["share"]) == ("article", 0.2, 0.0)
+    assert made_project.json("train.json")["parameters"] == 53_578
