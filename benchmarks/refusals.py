@@ -1,4 +1,4 @@
-"""Count the digits that are refused, and the fields without a digit that are: kinds that nothing was trained on.
+"""Count the digits that are refused, and the fields without a digit that are: drawn otherwise than in training.
 
     python -m benchmarks.refusals
 

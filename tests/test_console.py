@@ -1,14 +1,13 @@
 """console says errors in one line, ends with the right status, and lets go of what is held when it is stopped."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 
 import pytest
+from conftest import Project
 
 from pipeline import console, files
 
@@ -156,15 +155,8 @@ def test_a_progress_bar_is_silent_where_nobody_looks():
 
 
 def test_a_progress_bar_is_seen_on_a_terminal():
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    os.set_blocking(ours, False)
     body = "with console.progress(3, 'digits', 'image') as bar:\n    bar.update(1); time.sleep(.2); bar.update(1)"
-    subprocess.run(command(body), cwd=files.ROOT, stderr=theirs, check=True)
-    seen = os.read(ours, 10_000)
-    os.close(theirs)
-    os.close(ours)
-    assert b"digits:" in seen
+    assert "digits:" in Project(files.ROOT).in_terminal(*command(body))
 
 
 def test_a_path_is_shown_as_one_would_type_it(tmp_path, monkeypatch):
