@@ -19,6 +19,8 @@ CENTRE = 14  # index of the pixel that holds the centre of mass: in all 10,000 t
 PIXELS = 60_000_000  # more than any camera in a pocket; beyond it a picture is taken for a decompression bomb
 LONGEST = 1600  # working pixels of the longer side: enough for a page of twelve rows
 SHORTEST = 64  # below, a picture is enlarged, so that strokes are wide enough for morphology
+NOISY = 7  # times the noise of bare paper: ink less dark is smoothed by a pixel, and again
+GAIN = 1.25  # times clearer that it must become each time: a camera's noise does, the texture of paper does not
 BACKGROUND = 320  # pixels of the longer side at which the paper is estimated
 
 Box = tuple[int, int, int, int]  # x, y, width, height
@@ -123,7 +125,24 @@ class Ink:
 
 
 def ink_of(grey: np.ndarray) -> Ink:
-    """Divide the paper away: darkness relative to the paper around it, whichever of the two is the darker.
+    """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
+    ink = _divided(grey)
+    while _clarity(ink) < NOISY:
+        grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
+        smoother = _divided(grey)
+        if _clarity(smoother) <= GAIN * _clarity(ink):
+            break
+        ink = smoother
+    return ink
+
+
+def _clarity(ink: Ink) -> float:
+    """Return how many times the noise of bare paper ink is dark."""
+    return peak_of(ink) / ink.noise if ink.noise > 0 else float("inf")
+
+
+def _divided(grey: np.ndarray) -> Ink:
+    """Return darkness relative to the paper around it, whichever of the two is the darker.
 
     The paper is a morphological closing, wider than any stroke, at a reduced size.
     """
@@ -153,12 +172,13 @@ def _stroke_width(strength: np.ndarray) -> float:
 
 
 def _is_white(small: np.ndarray) -> bool:
-    """Tell white ink: what departs from the local median, which is paper, departs more to the bright side."""
+    """Tell white ink: what departs from the local median, which is paper, by more than grain is mostly brighter."""
     window = min(255, max(3, min(small.shape) // 2 | 1))
     half = window // 2
     wide = cv2.copyMakeBorder(small, half, half, half, half, cv2.BORDER_REFLECT_101)  # or a frame would be the paper
     off = small.astype(np.int32) - cv2.medianBlur(wide, window)[half:-half, half:-half]
-    return int(off[off > 0].sum()) > -int(off[off < 0].sum())
+    grain = 4 * round(1.4826 * float(np.median(np.abs(off))))
+    return int(np.maximum(off - grain, 0).sum()) > int(np.maximum(-off - grain, 0).sum())
 
 
 def _small(grey: np.ndarray) -> np.ndarray:
@@ -267,6 +287,7 @@ GAP = 0.45  # of the picture's side that a digit may hide of a line
 BLANK = 0.15  # of the side where there may be no ink at all on its way
 EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
 LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
+APART = 0.1  # of the shorter side: ink away from a line that makes it one, not the digit's own stroke
 OUTER = 0.3  # of the side: where the border of a cell may lie
 
 
@@ -286,8 +307,8 @@ def lines_of(mask: np.ndarray) -> np.ndarray:
 def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Find lines along the rows; ``others`` are those that cross them.
 
-    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit; so
-    may the only line of all where it is not beside the picture's edge.
+    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit, if
+    there is none apart from it; so may the only line of all where it is not beside the picture's edge.
     """
     height, width = mask.shape
     runs = runs_of(mask)
@@ -308,13 +329,25 @@ def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
         elif all(place):
             inner.append(line)
     ink = _typical(runs, left)
-    if len(inner) == 1 and not width > 1.5 * height and _is_as_thick(runs, inner[0], ink):
+    lone = len(inner) == 1 and not width > 1.5 * height
+    if lone and _is_as_thick(runs, inner[0], ink) and not _has_ink_apart(runs, inner[0]):
         inner = []
     if len(borders) == 1 and not inner and not others.any() and _is_as_thick(runs, borders[0], ink):
         rows = runs.top[borders[0]]
         if min(rows.min(), height - rows.max()) > LONELY * height:
             borders = []
     return runs.paint(np.logical_or.reduce([np.zeros(len(left), bool), *borders, *inner]))
+
+
+def _has_ink_apart(runs: Runs, line: np.ndarray) -> bool:
+    """Tell whether there is ink as large as a digit that meets neither the line nor the picture's edge."""
+    everything, alone = (runs.paint(chosen) for chosen in (np.ones(len(line), bool), line))
+    _, names, stats, _ = cv2.connectedComponentsWithStats(everything.astype(np.uint8), connectivity=8)
+    large = stats[:, 2:4].max(1) >= APART * min(everything.shape)
+    large[np.unique(names[alone])] = False
+    for rim in (names[0], names[-1], names[:, 0], names[:, -1]):
+        large[np.unique(rim)] = False
+    return bool(large[1:].any())
 
 
 def _is_as_thick(runs: Runs, line: np.ndarray, ink: float) -> bool:
@@ -408,12 +441,16 @@ PALE = (0.15, 0.25)  # of the ink's darkness: how dark a printed line may be
 
 @dataclass(frozen=True)
 class Piece:
-    """A connected piece of ink: its ``name`` in ``Page.names``, box, area, and whether it meets a line or the edge."""
+    """A piece of ink: its ``name`` in ``Page.names``, box, area, and whether it meets a line or the edge.
+
+    ``whole`` is the name of the connected ink that it is a part of: its own, until it is cut.
+    """
 
     name: int
     box: Box
     area: int
     touches: bool
+    whole: int
 
 
 @dataclass(frozen=True)
@@ -485,8 +522,26 @@ def _pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.
     edge[:, [0, -1]] = 1
     meets = np.zeros(count, bool)
     meets[np.unique(names[edge > 0])] = True
-    pieces = (Piece(name, _box(stats[name]), int(stats[name, 4]), bool(meets[name])) for name in range(1, count))
-    return tuple(pieces), names
+    pieces = (Piece(name, _box(stats[name]), int(stats[name, 4]), bool(meets[name]), name) for name in range(1, count))
+    return _without_frames(tuple(pieces), names), names
+
+
+INSIDE = 0.35  # of the height of the paper that a frame encloses: ink as high as this is what it was drawn around
+
+
+def _without_frames(pieces: tuple[Piece, ...], names: np.ndarray) -> tuple[Piece, ...]:
+    """Leave out the pieces that were drawn around others: a circle, a box, a table away from the edge."""
+    _, paper, stats, _ = cv2.connectedComponentsWithStats((names == 0).astype(np.uint8), connectivity=4)
+    frames = set()
+    for piece in pieces:
+        x, y, w, h = piece.box
+        if h < LEAST or y == 0:
+            continue
+        enclosed = paper[y - 1, x + int(np.argmax(names[y, x : x + w] == piece.name))]
+        px, py, pw, ph = _box(stats[enclosed])
+        if px > 0 and py > 0 and px + pw < names.shape[1] and py + ph < names.shape[0] and h >= INSIDE * ph:
+            frames.add(int(names[py - 1, px + int(np.argmax(paper[py, px : px + pw] == enclosed))]))
+    return tuple(piece for piece in pieces if piece.name not in frames)
 
 
 def _box(stats: np.ndarray) -> Box:

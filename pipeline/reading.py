@@ -15,6 +15,8 @@ from pipeline.photo import Box, Page, Picture, Piece
 # Of the ink's darkness where ink begins; a lone digit is prepared with each, and all of them are heard.
 SHARES = (0.4, 0.25, 0.15)
 REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts may lie, and how small they may be
+NEAR = 2  # working pixels: as near as this to the picture's edge, ink is cut by it
+RIM = 0.12  # of the picture's shorter side: at its edge, ink as flat as this is no digit
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
 
@@ -57,19 +59,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class Group:
-    """Pieces taken for one digit, and the field that they make."""
+    """Pieces taken for one digit, and the field that they make; ``wholes`` name the connected ink they are parts of."""
 
     box: Box
     field: np.ndarray
     touches: bool
+    wholes: frozenset[int]
 
 
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.pages_of(photo.ink_of(picture.grey), SHARES[1:2])[0]
+    page = replace(page, pieces=tuple(piece for piece in page.pieces if not _is_sliver(page, piece)))
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
     found = [(group, _digit(picture, [group], classifier)) for group in groups]
-    return _judge(page, [(group, digit) for group, digit in found if digit.verdict != "no digit"])
+    return _judge(page, found)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -85,6 +89,19 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     return _judge(pages[1], [(groups[0], replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit)])
 
 
+def _is_sliver(page: Page, piece: Piece) -> bool:
+    """Tell whether a piece is the rim of something beside the picture: flat, along one of its edges, and cut by it."""
+    (height, width), (x, y, w, h) = page.names.shape, piece.box
+    if not piece.touches:
+        return False
+    band = RIM * min(height, width)
+    if (min(x, width - x - w) <= NEAR and w <= band) or (min(y, height - y - h) <= NEAR and h <= band):
+        return True
+    edges = page.names[:NEAR], page.names[-NEAR:], page.names[:, :NEAR].T, page.names[:, -NEAR:].T
+    contact = max(int((edge == piece.name).any(axis=0).sum()) for edge in edges)
+    return min(w, h) <= 2 * band and contact >= 0.5 * max(w, h)
+
+
 def _digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Digit:
     """Read one digit from several preparations of it: the mean of their logits."""
     logs = np.log(np.maximum(classifier.probabilities(np.stack([group.field for group in groups])), FLOOR))
@@ -98,12 +115,18 @@ def _digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Dig
 def _judge(page: Page, found: list[tuple[Group, Digit]]) -> Reading:
     if not page.pieces:
         return Reading((), "no digit", "no ink")
-    if not found:
+    read = [(group, digit) for group, digit in found if digit.verdict != "no digit"]
+    if not read:
         return Reading((), "no digit", "the ink is not like a digit")
-    digits = tuple(digit for _, digit in found)
-    for group, digit in found:
+    digits = tuple(digit for _, digit in read)
+    for group, digit in read:
         if digit.verdict == "unsure":
             return Reading(digits, "unsure", _doubt(digit, page, group))
+    if len(read) < len(found):
+        return Reading(digits, "unsure", "some of the ink is not like a digit")
+    wholes = [whole for group, _ in read for whole in group.wholes]
+    if len(wholes) > len(set(wholes)):
+        return Reading(digits, "unsure", "ink that hangs together was cut into digits")
     return Reading(digits, "digit", "")
 
 
@@ -125,7 +148,8 @@ def _own(box: Box, picture: Picture) -> Box:
 
 def _group(page: Page, pieces: list[Piece]) -> Group:
     box = photo.union([piece.box for piece in pieces])
-    return Group(box, photo.field_of(photo.cut_out(page, pieces)), any(piece.touches for piece in pieces))
+    field = photo.field_of(photo.cut_out(page, pieces))
+    return Group(box, field, any(piece.touches for piece in pieces), frozenset(piece.whole for piece in pieces))
 
 
 def _main_groups(page: Page) -> Iterator[Group]:
@@ -180,7 +204,7 @@ def rows_of(page: Page) -> list[list[Piece]]:
     if not page.pieces:
         return []
     usual = height_of(page.pieces)
-    large = [piece for piece in page.pieces if _is_large(piece, usual)]
+    large = [piece for piece in page.pieces if _is_large(page, piece, usual)]
     tilt = _tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _level(piece, tilt)):
@@ -190,15 +214,18 @@ def rows_of(page: Page) -> list[list[Piece]]:
             rows.append([piece])
     centres = [float(np.mean([_level(piece, tilt) for piece in row])) for row in rows]
     for piece in page.pieces:
-        if not _is_large(piece, usual) and max(piece.box[2:]) > 0.12 * usual and not piece.touches and centres:
+        if not _is_large(page, piece, usual) and max(piece.box[2:]) > 0.12 * usual and not piece.touches and centres:
             nearest = int(np.argmin([abs(_level(piece, tilt) - centre) for centre in centres]))
             if abs(_level(piece, tilt) - centres[nearest]) < 0.75 * usual:
                 rows[nearest].append(piece)
     return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
 
 
-def _is_large(piece: Piece, usual: float) -> bool:
-    return piece.box[3] >= (0.8 if piece.touches else 0.5) * usual
+def _is_large(page: Page, piece: Piece, usual: float) -> bool:
+    """Tell whether a piece is as high as digits are here: what the picture's edge cuts off seldom is one."""
+    (height, width), (x, y, w, h) = page.names.shape, piece.box
+    cut = min(x, y, width - x - w, height - y - h) <= NEAR
+    return h >= (0.8 if cut else 0.5) * usual
 
 
 def _level(piece: Piece, tilt: float) -> float:
@@ -224,12 +251,12 @@ def _share_rows(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
-LIKE, UNLIKE = 1.2, 1.0  # of the evidence of a certain digit: what a lack of it costs
-BROAD = 3.0  # what a digit costs that is broader than high, a height of breadth
+LIKE, UNLIKE = 1.6, 1.0  # of the evidence of a certain digit: what a lack of it costs
+BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in
-DEAR = 3.5  # strokes that a cut may go through
-ASIDE = 0.6  # pixels of ink that a step aside is worth to a cut
+DEAR = 5.0  # strokes that a cut may go through
+ASIDE = 1.0  # pixels of ink that a step aside is worth to a cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,5 +409,5 @@ def _divide(names: np.ndarray, piece: Piece, cuts: list[Cut]) -> list[Piece]:
             continue
         place[mask] = first + number
         box = (x + int(columns[0]), y + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-        parts.append(Piece(first + number, box, int(mask.sum()), piece.touches))
+        parts.append(Piece(first + number, box, int(mask.sum()), piece.touches, piece.whole))
     return parts

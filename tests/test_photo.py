@@ -63,6 +63,13 @@ def test_ink_is_found_in_either_polarity():
     np.testing.assert_allclose(prepared(page).astype(int), prepared(255 - page).astype(int), atol=40)
 
 
+def test_the_grain_of_a_large_page_does_not_decide_the_polarity_of_a_small_digit():
+    page = np.random.default_rng(1).normal(235, 2, (1200, 1200)).clip(0, 255).astype(np.uint8)
+    cv2.polylines(page, [np.array([[540, 540], [603, 542], [571, 630]], np.int32)], False, 120, 4, cv2.LINE_AA)
+    assert not photo.ink_of(page).white
+    assert photo.ink_of(255 - page).white
+
+
 def test_a_light_gradient_is_divided_away():
     light = np.linspace(0.5, 1, 200)[None]
     off = np.abs(prepared(page_with_a_seven()).astype(int) - prepared((page_with_a_seven() * light).astype(np.uint8)))
@@ -94,15 +101,41 @@ def test_a_lone_upright_stroke_is_a_digit_and_no_line():
     assert prepared(page).any()
 
 
+@pytest.mark.parametrize("shape", ["box", "circle"])
+def test_what_was_drawn_around_a_digit_is_left_out(shape):
+    page = page_with_a_seven()
+    drawn = np.pad(page, 60, constant_values=220)
+    if shape == "box":
+        cv2.polylines(drawn, [np.array([[90, 85], [225, 95], [220, 240], [85, 230]], np.int32)], True, 60, 5)
+    else:
+        cv2.circle(drawn, (157, 160), 85, 60, 5)
+    assert np.abs(prepared(page).astype(int) - prepared(drawn)).mean() < 4
+
+
+def test_a_dot_in_a_zero_does_not_make_the_zero_a_frame():
+    page = np.full((200, 160), 220, np.uint8)
+    cv2.ellipse(page, (80, 100), (40, 60), 0, 0, 360, 40, 10)
+    cv2.circle(page, (80, 100), 9, 40, -1)
+    assert max(piece.box[3] for piece in photo.pages_of(photo.ink_of(page), (0.25,))[0].pieces) > 100
+
+
+def test_the_grain_of_a_dark_photograph_does_not_drown_the_digit():
+    grain = np.random.default_rng(3).normal(0, 25, (200, 200))
+    page = page_with_a_seven(dark=110, bright=190)
+    off = prepared(page).astype(int) - prepared(np.clip(page + grain, 0, 255).astype(np.uint8))
+    assert np.abs(off).mean() < 12
+
+
 @pytest.mark.parametrize("value", [0, 90, 255])
 def test_a_blank_page_has_no_pieces(value):
     page = photo.pages_of(photo.ink_of(np.full((90, 120), value, np.uint8)), reading.SHARES)
     assert not any(each.pieces for each in page)
 
 
-def test_bare_textured_paper_has_no_pieces():
-    noise = np.random.default_rng(2).normal(200, 5, (300, 300))
-    paper = cv2.GaussianBlur(noise, (0, 0), 1.2).clip(0, 255).astype(np.uint8)
+@pytest.mark.parametrize(("deviation", "blur"), [(5, 1.2), (5, 0.01), (25, 0.01), (60, 0.01), (25, 1.2)])
+def test_bare_textured_paper_has_no_pieces(deviation, blur):
+    noise = np.random.default_rng(2).normal(200, deviation, (300, 300))
+    paper = cv2.GaussianBlur(noise, (0, 0), blur).clip(0, 255).astype(np.uint8)
     assert not photo.pages_of(photo.ink_of(paper), (0.25,))[0].pieces
 
 

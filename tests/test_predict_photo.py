@@ -232,6 +232,47 @@ def test_most_digits_that_touch_are_read_as_the_two_alone(classifier):
     assert sum(right) >= 0.8 * len(right)
 
 
+def test_a_digit_on_a_ruled_line_is_read_though_it_is_lower_than_its_neighbours(classifier):
+    high, low = ink_of_shipped("single_06.jpg"), cv2.resize(ink_of_shipped("single_27.jpg"), (50, 66))
+    row = np.zeros((200, 400), np.float32)
+    row[60:160, 60:120], row[60:160, 260:320] = (cv2.resize(high, (60, 100)),) * 2
+    row[94:160, 165:215] = low
+    page = 230 - (180 * row).astype(np.uint8)
+    page[150:153] = np.minimum(page[150:153], 130)
+    assert text(classifier, page, reading.read) == "656"
+
+
+@pytest.mark.parametrize("width", [30, 50])
+def test_the_rim_of_a_tilted_cell_is_no_digit(classifier, width):
+    page = on_paper(ink_of_shipped("single_06.jpg"), 60, 60, 60, 60)
+    bottom, right = page.shape
+    cv2.fillPoly(page, [np.array([[right, 0], [right, bottom], [right - width, bottom]], np.int32)], 30)
+    assert text(classifier, page, reading.read) == "6"
+
+
+def test_the_edge_of_the_paper_on_a_table_is_no_digit(classifier):
+    page = np.full((300, 405), 60.0)
+    page[:, :300] = 250
+    cv2.polylines(page, [np.array([[135, 135], [163, 137], [149, 175]], np.int32)], False, 120, 2, cv2.LINE_AA)
+    grain = np.random.default_rng(0).normal(0, 3, page.shape)
+    seen = np.clip(page + grain, 0, 255).astype(np.uint8)
+    assert [text(classifier, seen, read) for read in (reading.read, reading.read_one)] == ["7", "7"]
+
+
+def test_ink_that_was_cut_is_read_and_the_reading_is_unsure(classifier):
+    page = np.pad(touching(ink_of_shipped("single_06.jpg"), ink_of_shipped("single_27.jpg")), 40)
+    found = reading.read(photo.open_picture(encode(230 - (180 * page).astype(np.uint8))), classifier)
+    assert (found.text, found.verdict, found.reason) == ("65", "unsure", "ink that hangs together was cut into digits")
+
+
+def test_a_letter_beside_a_digit_makes_the_reading_unsure(classifier):
+    page = np.pad(on_paper(ink_of_shipped("single_06.jpg")), ((0, 0), (0, 150)), constant_values=225)
+    middle = page.shape[0] // 2
+    cv2.putText(page, "W", (page.shape[1] - 140, middle + 40), cv2.FONT_HERSHEY_SIMPLEX, 4, 40, 8, cv2.LINE_AA)
+    found = reading.read(photo.open_picture(encode(page)), classifier)
+    assert (found.text, found.verdict, found.reason) == ("6", "unsure", "some of the ink is not like a digit")
+
+
 @pytest.mark.parametrize("degrees", [-10, -5, 5, 10])
 def test_rows_are_read_from_the_top_and_from_the_left_though_the_page_is_tilted(classifier, degrees):
     inks = [cv2.resize(ink_of_shipped(name), (40, 60)) for name in sorted(CLEAR)]
