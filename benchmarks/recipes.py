@@ -47,12 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.options:
         print(" ".join(options(recipes[given.options])))
         return
-    before = {(row["recipe"], int(row["seed"])): float(row["cpu_minutes"]) for row in kept_rows()}
-    work = [
-        (name, seed, recipes[name], before.get((name, seed), 0.0))
-        for seed in range(1, given.seeds + 1)
-        for name in wanted
-    ]
+    work = [(name, seed, recipes[name]) for seed in range(1, given.seeds + 1) for name in wanted]
     rows = [row for row in kept_rows() if row["recipe"] not in wanted]
     with (
         console.progress(len(work), "study", "training") as bar,
@@ -98,19 +93,22 @@ def kept_rows() -> list[dict[str, Any]]:
     return list(files.read_csv(REPORT)) if REPORT.exists() else []
 
 
-def study(work: tuple[str, int, Train, float]) -> dict[str, Any]:
-    """Train one recipe with one seed and return its row; epochs on disk cost what they did ``before``, in minutes."""
-    name, seed, recipe, before = work
+def study(work: tuple[str, int, Train]) -> dict[str, Any]:
+    """Train one recipe with one seed and return its row; an epoch on disk costs what it did when it was walked."""
+    name, seed, recipe = work
     train = recipe.model_copy(update={"seed": seed, "threads": 1})
     digits = trajectory.load_digits(files.PREPARED)
-    start, epochs = time.process_time(), []
-    for epoch in trajectory.walk(
-        digits, train, trajectory.checkpoints_of(train, digits.sha256, config.load().checkpoints)
-    ):
+    kept = trajectory.checkpoints_of(train, digits.sha256, config.load().checkpoints)
+    costs = kept.folder / "cpu_seconds.json"
+    spent: dict[str, float] = files.read_json(costs) if costs.exists() else {}
+    epochs, start = [], time.process_time()
+    for epoch in trajectory.walk(digits, train, kept):
         epochs.append(epoch)
+        spent.setdefault(str(epoch.number), round(time.process_time() - start, 1))
+        files.write_json(costs, spent)
+        start = time.process_time()
         if trajectory.finished([each.metrics for each in epochs], train):
             break
-    spent = time.process_time() - start
     best = epochs[trajectory.best_epoch([each.metrics for each in epochs], train.monitor) - 1]
     test_accuracy, test_loss = tested(model.package(best, train, digits))
     return {
@@ -121,7 +119,7 @@ def study(work: tuple[str, int, Train, float]) -> dict[str, Any]:
         "val_accuracy": round(best.metrics["val_accuracy"], 5),
         "test_accuracy": round(test_accuracy, 4),
         "test_loss": round(test_loss, 4),
-        "cpu_minutes": round(max(spent / 60, before), 1),
+        "cpu_minutes": round(sum(spent[str(epoch.number)] for epoch in epochs) / 60, 1),
     }
 
 
