@@ -43,11 +43,15 @@ def main(arguments: Sequence[str]) -> None:
         "blank fields, black to white": np.array([np.full((SIDE, SIDE), value, np.uint8) for value in range(256)]),
         "noise": noise(rng),
     }
+    refused = {
+        name: [classifier.verdict(each) != "digit" for each in classifier.probabilities(fields)]
+        for name, fields in kinds.items()
+    }
+    refused["all that is no digit"] = [each for name in list(kinds)[1:] for each in refused[name]]
     print("| | n | refused | 95% interval |\n| --- | ---: | ---: | ---: |")
-    for name, fields in kinds.items():
-        refused = sum(classifier.verdict(each) != "digit" for each in classifier.probabilities(fields))
-        low, high = scoring.wilson(refused, len(fields))
-        print(f"| {name} | {len(fields)} | {refused / len(fields):.1%} | {low:.1%} to {high:.1%} |")
+    for name, found in refused.items():
+        low, high = scoring.wilson(sum(found), len(found))
+        print(f"| {name} | {len(found)} | {sum(found) / len(found):.1%} | {low:.1%} to {high:.1%} |")
 
 
 def letters() -> np.ndarray:

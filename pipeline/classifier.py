@@ -17,6 +17,7 @@ Verdict = Literal["digit", "unsure", "no digit"]
 BATCH = 500  # fields a call: enough to be fast, little enough to need no memory to speak of
 FLOOR = 1e-30  # below what float32 can say of a probability; keeps the logarithm finite
 ACCEPTED = 0.99  # share of true digits that each threshold lets pass
+TORN = 0.6  # of the best answer's probability: with a second one above it, half of the best ones are wrong
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Calibration:
     """How the network's answers become probabilities and verdicts.
 
     ``temperature`` divides the logits (Guo et al. 2017, section 4.2). Verdicts follow the evidence of a field:
-    ``digit`` from ``certain`` on, which nearly all clean digits reach; ``unsure`` from ``possible`` on, which nearly
-    all digits reach that were degraded as photographs degrade them; below it, ``no digit``.
+    ``digit`` from ``certain`` on, unless it is torn between two, which nearly all clean digits reach; ``unsure`` from
+    ``possible`` on, which nearly all digits reach that were degraded as photographs degrade them; below it, ``no
+    digit``.
     """
 
     temperature: float
@@ -59,7 +61,9 @@ def fit_calibration(clean: np.ndarray, degraded: np.ndarray, labels: np.ndarray)
     has the least negative log-likelihood on the degraded ones.
     """
     temperature = round(fit_temperature(degraded, labels), 4)
-    certain, possible = (_least(evidence(softmax(logits / temperature))) for logits in (clean, degraded))
+    answers = softmax(clean / temperature)
+    certain = _least(np.where(is_torn(answers), 0, evidence(answers)))
+    possible = _least(evidence(softmax(degraded / temperature)))
     return Calibration(temperature, max(certain, possible), possible)
 
 
@@ -76,6 +80,12 @@ def evidence(probabilities: np.ndarray) -> np.ndarray:
     """
     logs = np.log(np.maximum(probabilities, FLOOR))
     return logs.max(-1) - logs.mean(-1)
+
+
+def is_torn(probabilities: np.ndarray) -> np.ndarray:
+    """Tell, bool [...], where two answers of probabilities [..., 10] are about equally likely."""
+    ordered = np.sort(probabilities, axis=-1)
+    return ordered[..., -2] > TORN * ordered[..., -1]
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -143,7 +153,7 @@ class Classifier:
     def verdict(self, probabilities: np.ndarray) -> Verdict:
         """Judge one field by its calibrated probabilities [10]."""
         found = evidence(probabilities)
-        if found >= self.calibration.certain:
+        if found >= self.calibration.certain and not is_torn(probabilities):
             return "digit"
         return "unsure" if found >= self.calibration.possible else "no digit"
 

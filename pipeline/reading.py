@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline import photo
-from pipeline.classifier import FLOOR, Classifier, Verdict, evidence, softmax
+from pipeline.classifier import FLOOR, Classifier, Verdict, evidence, is_torn, softmax
 from pipeline.photo import Box, Page, Picture, Piece
 
 # Of the ink's darkness where ink begins; a lone digit is prepared with each, and all of them are heard.
@@ -132,7 +132,7 @@ def _judge(page: Page, found: list[tuple[Group, Digit]]) -> Reading:
 
 def _doubt(digit: Digit, page: Page, group: Group) -> str:
     first, second = np.argsort(digit.probabilities)[:-3:-1]
-    if digit.probabilities[second] > 0.6 * digit.probabilities[first]:
+    if is_torn(digit.probabilities):
         return f"{first} and {second} are about equally likely"
     if page.peak < WEAK:
         return "the ink is too faint"

@@ -3,7 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.classifier import Calibration, Classifier, evidence, fit_calibration, fit_temperature, softmax
+from pipeline.classifier import (
+    Calibration,
+    Classifier,
+    evidence,
+    fit_calibration,
+    fit_temperature,
+    is_torn,
+    softmax,
+)
 from pipeline.console import UserError
 
 READER = Path(__file__).parent / "reader"  # a network that an earlier `make` trained
@@ -56,10 +64,11 @@ def test_each_threshold_lets_the_wanted_share_of_its_digits_pass():
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 10, 5000)
     clean, degraded = (rng.normal(0, 1, (5000, 10)) + far * np.eye(10)[labels] for far in (9, 5))
+    clean[:30, 0] = clean[:30].max(1)  # torn between two, however strong the evidence
     calibration = fit_calibration(clean, degraded, labels)
-    for logits, threshold in ((clean, calibration.certain), (degraded, calibration.possible)):
-        passed = evidence(softmax(logits / calibration.temperature)) >= threshold
-        assert 0.99 <= passed.mean() <= 0.992
+    answers = softmax(clean / calibration.temperature)
+    assert 0.99 <= ((evidence(answers) >= calibration.certain) & ~is_torn(answers)).mean() <= 0.992
+    assert 0.99 <= (evidence(softmax(degraded / calibration.temperature)) >= calibration.possible).mean() <= 0.992
 
 
 def test_evidence_is_the_best_logit_above_the_mean_of_all():
@@ -71,6 +80,13 @@ def test_evidence_is_the_best_logit_above_the_mean_of_all():
 def test_the_verdict_follows_the_thresholds(logit, verdict):
     reader = Classifier((READER / "digits.tflite").read_bytes(), Calibration(1.0, certain=6.0, possible=3.0))
     assert reader.verdict(softmax(np.array([[logit, *[0.0] * 9]]))[0]) == verdict
+
+
+@pytest.mark.parametrize(("second", "verdict"), [(0.55, "digit"), (0.65, "unsure")])
+def test_a_field_that_is_torn_between_two_digits_is_unsure_whatever_its_evidence(second, verdict):
+    reader = Classifier((READER / "digits.tflite").read_bytes(), Calibration(1.0, certain=6.0, possible=3.0))
+    logits = np.array([[12.0, 12.0 + np.log(second), *[0.0] * 8]])
+    assert reader.verdict(softmax(logits)[0]) == verdict
 
 
 def test_a_calibration_survives_its_file(tmp_path):
