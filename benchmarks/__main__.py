@@ -25,11 +25,12 @@ PARTS: dict[
 ] = {  # title: (module, its arguments in the quick mode, its arguments otherwise)
     "A training step": ("benchmarks.step", ["--rounds", "3", "--steps", "20"], []),
     "How near to the floor": ("benchmarks.floor", ["--rounds", "3"], []),
-    "From the start to 99.22%": ("benchmarks.race", ["--rounds", "1", "--epochs", "2"], []),
+    "From the start to 99.22%": ("benchmarks.race", ["--rounds", "1", "--epochs", "1"], []),
     "The workflow": ("benchmarks.workflow", ["--rounds", "1", "--train", "2000"], []),
     "Sweeps": ("benchmarks.sweep", ["--quick"], []),
     "The gate": ("benchmarks.gate", [], []),
     "What is refused": ("benchmarks.refusals", [], []),
+    "Rendered photographs": ("benchmarks.rendered", ["--count", "100", "--pairs", "50"], []),
 }
 
 

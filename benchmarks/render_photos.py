@@ -65,7 +65,7 @@ def _write(
     thickness = float(rng.uniform(-0.6, 1.0))
     gap = float(rng.uniform(0.02, 0.5))
     drawn = [
-        _row([_stroke(images[index], rng, height, thickness) for index in part], rng, gap * height) for part in parts
+        _row([stroke(images[index], rng, height, thickness) for index in part], rng, gap * height) for part in parts
     ]
     width = max(row.shape[1] for row in drawn)
     drawn = [cv2.copyMakeBorder(row, 0, round(0.3 * height), 0, width - row.shape[1], 0) for row in drawn]
@@ -73,7 +73,7 @@ def _write(
     return np.pad(np.vstack(drawn), (edges[:2], edges[2:])), "".join(str(label) for label in labels[chosen])
 
 
-def _stroke(image: np.ndarray, rng: np.random.Generator, height: int, thickness: float) -> np.ndarray:
+def stroke(image: np.ndarray, rng: np.random.Generator, height: int, thickness: float) -> np.ndarray:
     """Enlarge a digit to ``height`` with crisp edges, its stroke ``thickness`` MNIST pixels wider."""
     scale = height / 20 * float(rng.uniform(0.85, 1.1))
     large = cv2.resize(image.astype(np.float32) / 255, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -81,7 +81,7 @@ def _stroke(image: np.ndarray, rng: np.random.Generator, height: int, thickness:
     ink = 1 / (1 + np.exp(-14 * (large - (0.45 - 0.22 * thickness))))
     rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
     if len(rows) == 0:
-        return _stroke(image, rng, height, thickness + 0.5)
+        return stroke(image, rng, height, thickness + 0.5)
     return np.where(ink > 0.02, ink, 0)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
 
 

@@ -72,11 +72,13 @@ def measure(root: Path, rounds: int) -> dict[str, list[Cost]]:
     dvc, python = [sys.executable, "-m", "dvc"], [sys.executable, "-m"]
     first = run(root, *dvc, "repro")
     history = len(files.read_csv(root / "reports/history.csv"))
-    picture = next(path for path in sorted((root / "data/photos").iterdir()) if path.suffix in (".jpg", ".png"))
+    pictures = sorted(path for path in (root / "data/photos").iterdir() if path.suffix in (".jpg", ".png"))
+    picture = pictures[0]
     hundred = root / "hundred"
     hundred.mkdir()
     for number in range(100):
-        shutil.copy2(picture, hundred / f"{number:03d}{picture.suffix}")
+        each = pictures[number % len(pictures)]
+        shutil.copy2(each, hundred / f"{number:03d}{each.suffix}")
     large = root / "large.jpg"
     with Image.open(picture) as image:
         image.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(large, quality=90)

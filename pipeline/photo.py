@@ -562,5 +562,5 @@ def cut_out(page: Page, chosen: list[Piece]) -> np.ndarray:
     rows, columns = slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
     names = page.names[rows, columns]
     own = np.isin(names, [piece.name for piece in chosen])
-    near = cv2.dilate(own.astype(np.uint8), _disc(2 * margin - 1)) > 0
+    near = cv2.distanceTransform(1 - own.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3) < margin
     return np.where(near & (own | (names == 0)), page.strength[rows, columns], 0)

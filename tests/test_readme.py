@@ -21,6 +21,29 @@ def test_every_verb_of_make_that_is_shown_is_there() -> None:
     assert [verb for verb in verbs if f"\n{verb}:" not in makefile] == []
 
 
+def measured(title: str) -> dict[str, float]:
+    """Return the percentages of a part of benchmarks/README.md by the names of its rows."""
+    report = (files.ROOT / "benchmarks/README.md").read_text("utf-8")
+    part = report.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return {name: float(share) for name, share in re.findall(r"^\| (.+?) \| \d+ \| ([\d.]+)% \|", part, re.MULTILINE)}
+
+
+def test_what_is_said_of_rendered_pictures_was_measured() -> None:
+    found = measured("Rendered photographs")
+    paragraph = README.split("Of a thousand more")[1].split("\n\n")[0]
+    for name in ("single: --one", "multi: whole string right", "touching pairs: both right"):
+        assert f"{found[name]}%" in paragraph, name
+
+
+def test_what_is_said_of_refusals_was_measured() -> None:
+    found = measured("What is refused")
+    paragraph = README.split("At the threshold that accepts")[1].split("\n\n")[0]
+    assert f"{found['test digits']}% of the test digits" in paragraph
+    assert f"{found['all that is no digit']}%" in paragraph
+    for name in ("letters", "scribbles", "textures"):
+        assert f"{name} at {found[name]:.0f}%" in paragraph, name
+
+
 @pytest.mark.slow
 def test_a_team_pulls_what_one_of_it_pushed(made_project: Project, tmp_path: Path) -> None:
     assert "$ dvc remote add --default team " in README

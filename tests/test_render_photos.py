@@ -1,8 +1,9 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import photos, render_photos
+from benchmarks import photos, render_photos, rendered
 from pipeline import files, photo
 
 
@@ -50,6 +51,14 @@ def test_the_shipped_labels_name_the_shipped_pictures():
     for row in rows:
         with Image.open(folder / row["file"]) as image:
             assert max(image.size) < 1000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_pair_is_of_two_digits_that_hang_together(digits, seed):
+    pair = rendered.draw_pair(digits[0][:2], np.random.default_rng(seed))
+    count, _, stats, _ = cv2.connectedComponentsWithStats((pair < 140).astype(np.uint8))
+    assert count == 2
+    assert stats[1, cv2.CC_STAT_WIDTH] > 1.5 * 0.5 * rendered.HEIGHT  # each is half as wide as it is high
 
 
 def test_the_articles_method_cuts_and_never_resamples():
