@@ -16,7 +16,8 @@ from pipeline.photo import Box, Page, Picture, Piece
 SHARES = (0.4, 0.25, 0.15)
 REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts may lie, and how small they may be
 NEAR = 2  # working pixels: as near as this to the picture's edge, ink is cut by it
-RIM = 0.12  # of the picture's shorter side: at its edge, ink as flat as this is no digit
+RIM = 0.12  # of the picture's shorter side: at its edge, ink as flat as this is no digit,
+FLAT = 0.3  # nor as flat as this, of the height of the digits that are not cut by it
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
 
@@ -70,7 +71,7 @@ class Group:
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.pages_of(photo.ink_of(picture.grey), SHARES[1:2])[0]
-    page = replace(page, pieces=tuple(piece for piece in page.pieces if not _is_sliver(page, piece)))
+    page = _without_slivers(page)
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
     found = [(group, _digit(picture, [group], classifier)) for group in groups]
     return _judge(page, found)
@@ -89,17 +90,23 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     return _judge(pages[1], [(groups[0], replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit)])
 
 
-def _is_sliver(page: Page, piece: Piece) -> bool:
-    """Tell whether a piece is the rim of something beside the picture: flat, along one of its edges, and cut by it."""
+def _without_slivers(page: Page) -> Page:
+    """Leave out the rims of what lies beside the picture: flat pieces along one of its edges, cut by it."""
+    inner = tuple(piece for piece in page.pieces if not piece.touches)
+    flat = min(RIM * min(page.names.shape), FLAT * height_of(inner) if inner else np.inf)
+    return replace(page, pieces=tuple(piece for piece in page.pieces if not _is_sliver(page, piece, flat)))
+
+
+def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
+    """Tell whether a piece is ``flat`` at the picture's edge, or twice that and cut by it along half of its length."""
     (height, width), (x, y, w, h) = page.names.shape, piece.box
     if not piece.touches:
         return False
-    band = RIM * min(height, width)
-    if (min(x, width - x - w) <= NEAR and w <= band) or (min(y, height - y - h) <= NEAR and h <= band):
+    if (min(x, width - x - w) <= NEAR and w <= flat) or (min(y, height - y - h) <= NEAR and h <= flat):
         return True
     edges = page.names[:NEAR], page.names[-NEAR:], page.names[:, :NEAR].T, page.names[:, -NEAR:].T
     contact = max(int((edge == piece.name).any(axis=0).sum()) for edge in edges)
-    return min(w, h) <= 2 * band and contact >= 0.5 * max(w, h)
+    return min(w, h) <= 2 * flat and contact >= 0.5 * max(w, h)
 
 
 def _digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Digit:

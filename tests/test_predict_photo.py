@@ -250,6 +250,13 @@ def test_the_rim_of_a_tilted_cell_is_no_digit(classifier, width):
     assert text(classifier, page, reading.read) == "6"
 
 
+def test_a_digit_that_only_just_meets_the_edge_of_a_page_of_small_digits_is_read(classifier):
+    inks = [cv2.resize(ink_of_shipped(name), (40, 60)) for name in ("single_06.jpg", "single_27.jpg")]
+    page = np.zeros((700, 700), np.float32)
+    page[300:360, :34], page[300:360, 80:120] = inks[0][:, 6:], inks[1]
+    assert text(classifier, 230 - (180 * page).astype(np.uint8), reading.read) == "65"
+
+
 def test_the_edge_of_the_paper_on_a_table_is_no_digit(classifier):
     page = np.full((300, 405), 60.0)
     page[:, :300] = 250
