@@ -60,12 +60,14 @@ class Cluster:
 
     def ready(self, streams: Sequence[Any]) -> list[Any]:
         """Return the streams with something to hear, after a second at most."""
-        return list(self.ray.wait(list(streams), timeout=1)[0])
+        with console.undisturbed():  # what a signal raises, Ray's compiled code takes for an error of its own
+            return list(self.ray.wait(list(streams), timeout=1)[0])
 
     def hear(self, stream: Any) -> Message | None:
         """Return a stream's next message, or None at its end; raise ``LostError`` or ``FailedError``."""
         try:
-            message: Message | None = self.ray.get(next(stream))
+            with console.undisturbed():
+                message: Message | None = self.ray.get(next(stream))
         except StopIteration:
             return None
         except self.ray.exceptions.LocalRayletDiedError:
