@@ -95,7 +95,8 @@ def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Im
     ink = photo.ink_of(picture.grey)
     page = photo.pages_of(ink, reading.SHARES[1:2])[0]
     peak = max(page.peak, 0.01)
-    lines = photo.mask_of(ink, peak, photo.PALE[0]) & (page.names == 0)
+    names = np.where(np.isin(page.names, [piece.name for piece in page.pieces]), page.names, 0)
+    lines = photo.mask_of(ink, peak, photo.PALE[0]) & (names == 0)
     steps = [
         ("1  upright and grey", _shown(picture, (), STEP, STEP)),
         (
@@ -103,7 +104,7 @@ def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Im
             _grey(np.clip(ink.strength / peak, 0, 1)),
         ),
         ("3  lines and pale marks taken out (red)", _marked(page.strength, lines)),
-        ("4  the pieces of ink", _coloured(page.names)),
+        ("4  the pieces of ink", _coloured(names)),
         (f"5  what is read: {read.text or read.verdict}", _shown(picture, read.digits, STEP, STEP)),
     ]
     high = max(image.height for _, image in steps)
