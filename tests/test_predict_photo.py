@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -59,9 +59,12 @@ def on_paper(ink, left=40, top=40, right=40, bottom=40, paper=225, dark=40):
 CLEAR = {"single_02.jpg": "3", "single_06.jpg": "6", "single_12.jpg": "4", "single_27.jpg": "5", "single_30.jpg": "9"}
 
 
-@pytest.fixture(scope="module", params=sorted(CLEAR))
-def digit(request):
-    return ink_of_shipped(request.param), CLEAR[request.param]
+NAMES = st.sampled_from(sorted(CLEAR))
+
+
+@pytest.fixture(scope="module")
+def inks():
+    return {name: ink_of_shipped(name) for name in CLEAR}
 
 
 def text(classifier, pixels, read=reading.read_one, **options):
@@ -169,43 +172,49 @@ def test_wrong_labels_are_errors_that_name_the_picture(tmp_path, classifier, row
         list(predict_photo.read_folder(tmp_path, classifier))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(left=st.integers(20, 300), top=st.integers(20, 200), right=st.integers(20, 300), bottom=st.integers(20, 200))
-def test_a_moved_digit_is_the_same_digit(classifier, digit, left, top, right, bottom):
-    assert text(classifier, on_paper(digit[0], left, top, right, bottom)) == digit[1]
-
-
-@settings(max_examples=20, deadline=None)
-@given(factor=st.floats(0.5, 4))
-def test_a_scaled_digit_is_the_same_digit(classifier, digit, factor):
-    page = on_paper(digit[0])
-    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    assert text(classifier, cv2.resize(page, None, fx=factor, fy=factor, interpolation=smooth)) == digit[1]
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
+    name=NAMES,
+    left=st.integers(20, 300),
+    top=st.integers(20, 200),
+    right=st.integers(20, 300),
+    bottom=st.integers(20, 200),
+)
+def test_a_moved_digit_is_the_same_digit(classifier, inks, name, left, top, right, bottom):
+    assert text(classifier, on_paper(inks[name], left, top, right, bottom)) == CLEAR[name]
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=NAMES, factor=st.floats(0.5, 4))
+def test_a_scaled_digit_is_the_same_digit(classifier, inks, name, factor):
+    page = on_paper(inks[name])
+    smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    assert text(classifier, cv2.resize(page, None, fx=factor, fy=factor, interpolation=smooth)) == CLEAR[name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=NAMES,
     paper=st.integers(150, 255),
     contrast=st.floats(0.25, 0.9),
     tint=st.tuples(*[st.floats(0.6, 1)] * 3),
     invert=st.booleans(),
 )
-def test_a_brightened_tinted_or_inverted_digit_is_the_same_digit(classifier, digit, paper, contrast, tint, invert):
-    page = on_paper(digit[0], paper=paper, dark=round(paper * (1 - contrast)))
+def test_a_brightened_tinted_or_inverted_digit_is_the_same_digit(classifier, inks, name, paper, contrast, tint, invert):
+    page = on_paper(inks[name], paper=paper, dark=round(paper * (1 - contrast)))
     colour = (page[..., None] * np.array(tint)).astype(np.uint8)
-    assert text(classifier, 255 - colour if invert else colour) == digit[1]
+    assert text(classifier, 255 - colour if invert else colour) == CLEAR[name]
 
 
-@settings(max_examples=20, deadline=None)
-@given(low=st.floats(0.4, 1), quality=st.integers(30, 95), across=st.booleans())
-def test_a_gradient_and_a_poor_jpeg_change_nothing(classifier, digit, low, quality, across):
-    page = on_paper(digit[0])
+@settings(max_examples=50, deadline=None)
+@given(name=NAMES, low=st.floats(0.4, 1), quality=st.integers(30, 95), across=st.booleans())
+def test_a_gradient_and_a_poor_jpeg_change_nothing(classifier, inks, name, low, quality, across):
+    page = on_paper(inks[name])
     light = np.linspace(low, 1, page.shape[1])[None] if across else np.linspace(low, 1, page.shape[0])[:, None]
-    assert text(classifier, (page * light).astype(np.uint8), format="JPEG", quality=quality) == digit[1]
+    assert text(classifier, (page * light).astype(np.uint8), format="JPEG", quality=quality) == CLEAR[name]
 
 
-def test_two_digits_side_by_side_read_as_the_two_alone(classifier):
-    inks = {name: ink_of_shipped(name) for name in CLEAR}
+def test_two_digits_side_by_side_read_as_the_two_alone(classifier, inks):
     for first, one in inks.items():
         for second, other in inks.items():
             pages = [on_paper(ink, top=20, bottom=20 + 160 - ink.shape[0], left=15, right=15) for ink in (one, other)]
@@ -223,8 +232,7 @@ def touching(one, other):
     return both.max(0)
 
 
-def test_most_digits_that_touch_are_read_as_the_two_alone(classifier):
-    inks = {name: ink_of_shipped(name) for name in CLEAR}
+def test_most_digits_that_touch_are_read_as_the_two_alone(classifier, inks):
     pairs = [(first, second) for first in inks for second in inks]
     pages = (np.pad(touching(inks[first], inks[second]), 40) for first, second in pairs)
     said = [text(classifier, 230 - (180 * page).astype(np.uint8), reading.read) for page in pages]
