@@ -258,12 +258,11 @@ def _share_rows(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
-LIKE, UNLIKE = 1.6, 1.0  # of the evidence of a certain digit: what a lack of it costs
+LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in
-DEAR = 5.0  # strokes that a cut may go through
-ASIDE = 1.0  # pixels of ink that a step aside is worth to a cut
+ASIDE = 0.8  # pixels of ink that a step aside is worth to a cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +290,7 @@ def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     doubt = -np.log(probabilities.max(1))
     unlike = np.maximum(0, LIKE - evidence(probabilities) / max(classifier.calibration.certain, 1e-6))
     # the root: to be a little unsure is already suspicious, digits alone never are
-    confidence = -2 * np.sqrt(doubt) - UNLIKE * unlike
+    confidence = -np.sqrt(doubt) - UNLIKE * unlike
     best, choice = [0.0] + [-np.inf] * len(atoms), [-1] * (len(atoms) + 1)
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
@@ -323,7 +322,8 @@ def _odd(group: Group, usual: float) -> float:
 def _loss(piece: Piece, usual: float) -> float:
     """Return what leaving a piece unread costs: nothing for a speck, more than any doubt for a whole digit."""
     size = max(piece.box[2:]) / usual
-    return 6 * max(0.0, size - 0.15) * (0.5 if piece.touches else 1.0)
+    price = 12 if piece.name != piece.whole else 3 if piece.touches else 6  # what was cut off is no speck
+    return price * max(0.0, size - 0.15)
 
 
 def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
@@ -373,7 +373,7 @@ def _cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     for column in edge + np.argsort(crossed[edge : width - edge], kind="stable"):
         apart = all(abs(column - other) > 0.12 * usual for other in chosen)
         least = crossed[max(0, column - 2) : column + 3].min()
-        if crossed[column] < DEAR and crossed[column] == least and apart and len(chosen) < 2 + 3 * width / usual:
+        if crossed[column] == least and apart and len(chosen) < 2 + 3 * width / usual:
             chosen.append(int(column))
     return [
         Cut(float(crossed[column]), np.r_[_way(from_above, column), _way(from_below, column)[-2::-1]])

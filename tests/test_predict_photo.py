@@ -274,6 +274,14 @@ def test_the_edge_of_the_paper_on_a_table_is_no_digit(classifier):
     assert [text(classifier, seen, read) for read in (reading.read, reading.read_one)] == ["7", "7"]
 
 
+@pytest.mark.parametrize(("axes", "slant"), [((50, 40), 0), ((62, 40), 0), ((66, 44), 20), ((66, 40), 40)])
+def test_a_wide_zero_is_not_cut_in_two(classifier, axes, slant):
+    page = np.full((210, 400), 230, np.uint8)
+    for x in (110, 290):
+        cv2.ellipse(page, (x, 105), axes, -slant, 0, 360, 50, 8, cv2.LINE_AA)
+    assert text(classifier, page, reading.read) == "00"
+
+
 def test_ink_that_was_cut_is_read_and_the_reading_is_unsure(classifier):
     page = np.pad(touching(ink_of_shipped("single_06.jpg"), ink_of_shipped("single_27.jpg")), 40)
     found = reading.read(photo.open_picture(encode(230 - (180 * page).astype(np.uint8))), classifier)
