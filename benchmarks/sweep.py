@@ -1,8 +1,8 @@
 """Time sweeps: against runs of `train` in a row, with more workers, and what the driver adds to an epoch and a trial.
 
-    python -m benchmarks.sweep [--quick]
+    python -m benchmarks.sweep [--rounds 3] [--quick]
 
-Works in a temporary folder, on a part of MNIST (data/raw where it is there). The last rows walk paths of a
+Works in temporary folders, on a part of MNIST (data/raw where it is there). The last rows walk paths of a
 millisecond, so that what is timed is everything around the training: Ray, the disk, MLflow.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,23 +32,31 @@ from pipeline.trials import Message, Trial
 
 DIGITS = {"train": 4000, "validation": 1000, "test": 100}
 GRID: dict[str, list[Any]] = {"batch_size": [64, 128, 256], "dropout": [0.1, 0.2, 0.4], "patience": [1, 3, 5]}
-Row = tuple[str, int, str, str]
+Row = tuple[str, float, str, str]  # what, how much, in which unit, the aim
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the table."""
+    """Print the table: medians of rounds, each in a project of its own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="only what the driver adds, and 30 trials of 1,000")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round of what the driver adds, and of 30 trials")
+    given = parser.parse_args(arguments)
+    rounds = [measure(given.quick) for _ in range(1 if given.quick else given.rounds)]
+    print("| | n | measured | aim |\n| --- | ---: | ---: | ---: |")
+    for same in zip(*rounds, strict=True):
+        name, _, unit, aim = same[0]
+        print(f"| {name} | {len(same)} | {statistics.median(row[1] for row in same):.3g} {unit} | {aim} |")
+
+
+def measure(quick: bool) -> list[Row]:
+    """Return every row once, from an empty project."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["DVC_ROOT"] = folder
         os.environ["PYTHONPATH"] = str(files.ROOT)
         params = prepare(GRID, epochs=6)
         digits = trajectory.load_digits(files.PREPARED)
         rows = [] if quick else [*against_train(params), workers(params, digits)]
-        rows += [overhead(params, digits), many(params, digits, 30 if quick else 1000)]
-    print("| | n | measured | aim |\n| --- | ---: | ---: | ---: |")
-    print("\n".join(f"| {name} | {n} | {value} | {aim} |" for name, n, value, aim in rows))
+        return [*rows, overhead(params, digits), many(params, digits, 30 if quick else 1000)]
 
 
 def prepare(grid: Mapping[str, list[Any]], epochs: int) -> Params:
@@ -75,21 +84,16 @@ def stage(name: str, *words: str) -> float:
 
 
 def against_train(params: Params) -> list[Row]:
-    """Time a sweep, and `train` with each trial's parameters: from the start, and sharing what was walked."""
+    """Time a sweep, and `train` with each trial's parameters, from the start."""
     wanted = trials.expand(params, limit=None)
-    swept = stage("sweep")
-    alone = shared = 0.0
-    forget()
-    for trial in wanted:
-        shared += run_train(params, trial)
+    swept, alone = stage("sweep"), 0.0
     for trial in wanted:
         forget()
         alone += run_train(params, trial)
-    paths = len(trials.group(wanted, ""))
     return [
-        (f"sweep of {len(wanted)} trials on {paths} paths", 1, f"{swept:.0f} s", ""),
-        (f"{len(wanted)} runs of `train` in a row", 1, f"{alone:.0f} s, {alone / swept:.1f} times as long", "3 times"),
-        ("the same, sharing the walked paths", 1, f"{shared:.0f} s, {shared / swept:.1f} times as long", ""),
+        (f"sweep of {len(wanted)} trials on {len(trials.group(wanted, ''))} paths", swept, "s", ""),
+        (f"{len(wanted)} runs of `train` in a row", alone, "s", ""),
+        ("... against the sweep", alone / swept, "times", "3 times"),
     ]
 
 
@@ -108,7 +112,7 @@ def run_train(params: Params, trial: Trial) -> float:
 def workers(params: Params, digits: Digits) -> Row:
     """Compare the epochs an hour of two workers with those of one, from the first epoch of the last worker on."""
     one, two = (rate(params, digits, count) for count in (1, 2))
-    return ("two workers of one thread, epochs an hour against one", 1, f"{two / one:.2f} times", "1.7 times")
+    return ("two workers of one thread, epochs an hour against one", two / one, "times", "1.7 times")
 
 
 def rate(params: Params, digits: Digits, count: int) -> float:
@@ -139,7 +143,7 @@ def overhead(params: Params, digits: Digits) -> Row:
     run_fake(params, digits, grid, epochs=count, explore=explore_large)
     written = sorted(file.stat().st_mtime for file in newest_path().glob("*.epoch"))
     spent = (written[-1] - written[0]) / (count - 1)
-    return ("driver, an epoch of 0.9 MB streamed to 3 trials", count, f"{spent * 1000:.0f} ms", "30 ms")
+    return (f"driver, an epoch of 0.9 MB streamed to 3 trials, mean of {count}", spent * 1000, "ms", "30 ms")
 
 
 def newest_path() -> Path:
@@ -151,7 +155,7 @@ def many(params: Params, digits: Digits, count: int) -> Row:
     """Time a sweep of so many trials, each alone on a path of a millisecond."""
     seconds = run_fake(params, digits, {"seed": list(range(count))}, epochs=3, explore=explore_small)
     aim = "180 s" if count == 1000 else ""
-    return (f"sweep of {count} trials on as many paths of 1 ms", 1, f"{seconds:.0f} s", aim)
+    return (f"sweep of {count} trials on as many paths of 1 ms", seconds, "s", aim)
 
 
 def run_fake(
