@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.lines import LONG, lines_of, long_lines_of, runs_of, stroke_of, typical, without
+
 FIELD = 28  # MNIST's field
 BOX = 20  # LeCun: the longer side of the ink
 CENTRE = 14  # index of the pixel that holds the centre of mass: in all 10,000 test digits it lies in [13.5, 14.5]
@@ -168,7 +170,7 @@ def _stroke_width(strength: np.ndarray) -> float:
     """Return the usual width of strokes, level or upright, in ink that is not yet free of shadows."""
     mask = strength > max(FAINT, 0.5 * float(np.quantile(strength, 0.99)))
     runs, across = runs_of(mask), runs_of(mask.T)
-    return min(_typical(runs, runs.length > 0), _typical(across, across.length > 0))
+    return min(typical(runs, runs.length > 0), typical(across, across.length > 0))
 
 
 def _is_white(small: np.ndarray) -> bool:
@@ -246,196 +248,6 @@ def mask_of(ink: Ink, peak: float, share: float) -> np.ndarray:
     return strong[names]
 
 
-def stroke_of(mask: np.ndarray) -> float:
-    """Return the mean stroke width in pixels: twice the area over the length of the outline."""
-    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
-    outline = int(mask.sum()) - int(inner.sum())
-    return 2 * float(mask.sum()) / max(1, outline)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The vertical runs of ink in a mask: ``column``, first row ``top`` and ``length`` of each; ``shape`` (h, w)."""
-
-    column: np.ndarray
-    top: np.ndarray
-    length: np.ndarray
-    shape: tuple[int, int]
-
-    def paint(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the mask of the ``chosen`` runs."""
-        height, width = self.shape
-        marks = np.zeros((width, height + 1), np.int8)
-        marks[self.column[chosen], self.top[chosen]] = 1
-        marks[self.column[chosen], self.top[chosen] + self.length[chosen]] = -1
-        return np.cumsum(marks, axis=1, dtype=np.int8)[:, :-1].T > 0
-
-
-def runs_of(mask: np.ndarray) -> Runs:
-    """Find the vertical runs of ink."""
-    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
-    padded[:, 1:-1] = mask.T
-    change = np.diff(padded, axis=1)
-    column, top = np.nonzero(change == 1)
-    return Runs(column, top, np.nonzero(change == -1)[1] - top, mask.shape)
-
-
-THICK = 0.12  # of the picture's shorter side: no printed line is thicker
-STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
-COVER = 0.5  # of its columns that a line must show in
-GAP = 0.45  # of the picture's side that a digit may hide of a line
-BLANK = 0.15  # of the side where there may be no ink at all on its way
-EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
-LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
-APART = 0.1  # of the shorter side: ink away from a line that makes it one, not the digit's own stroke
-OUTER = 0.3  # of the side: where the border of a cell may lie
-
-
-def lines_of(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels of ``mask`` that belong to lines of the paper or borders of a cell, either direction.
-
-    A line is thin across and straight along, and it ends at the picture's edge or at another line. Ink that crosses it
-    is left: there the run across is longer than the line is thick (the classic rule for staff lines in music).
-    """
-    level = _level_lines(mask, np.zeros_like(mask))
-    upright = _level_lines(mask.T, level.T).T
-    if upright.any():
-        level |= _level_lines(mask, upright)
-    return level | upright
-
-
-def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Find lines along the rows; ``others`` are those that cross them.
-
-    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit, if
-    there is none apart from it; so may the only line of all where it is not beside the picture's edge.
-    """
-    height, width = mask.shape
-    runs = runs_of(mask)
-    left = runs.length <= max(3, THICK * min(height, width))
-    borders: list[np.ndarray] = []
-    inner: list[np.ndarray] = []
-    for _ in range(40):
-        line = _longest_line(runs, left)
-        if line is None:
-            break
-        left &= ~line
-        rows, (start, end) = runs.top[line], _extent(runs.column[line])
-        place = _ends(others, start, end, int(rows.min()), int(rows.max()))
-        outer = OUTER * min(width, height)
-        if rows.max() <= outer or rows.min() >= height - outer:
-            if all(place) or (any(place) and end - start > 0.75 * width):
-                borders.append(line)
-        elif all(place):
-            inner.append(line)
-    ink = _typical(runs, left)
-    lone = len(inner) == 1 and not width > 1.5 * height
-    if lone and _is_as_thick(runs, inner[0], ink) and not _has_ink_apart(runs, inner[0]):
-        inner = []
-    if len(borders) == 1 and not inner and not others.any() and _is_as_thick(runs, borders[0], ink):
-        rows = runs.top[borders[0]]
-        if min(rows.min(), height - rows.max()) > LONELY * height:
-            borders = []
-    return runs.paint(np.logical_or.reduce([np.zeros(len(left), bool), *borders, *inner]))
-
-
-def _has_ink_apart(runs: Runs, line: np.ndarray) -> bool:
-    """Tell whether there is ink as large as a digit that meets neither the line nor the picture's edge."""
-    everything, alone = (runs.paint(chosen) for chosen in (np.ones(len(line), bool), line))
-    _, names, stats, _ = cv2.connectedComponentsWithStats(everything.astype(np.uint8), connectivity=8)
-    large = stats[:, 2:4].max(1) >= APART * min(everything.shape)
-    large[np.unique(names[alone])] = False
-    for rim in (names[0], names[-1], names[:, 0], names[:, -1]):
-        large[np.unique(rim)] = False
-    return bool(large[1:].any())
-
-
-def _is_as_thick(runs: Runs, line: np.ndarray, ink: float) -> bool:
-    return bool(np.median(runs.length[line]) > 0.5 * ink)
-
-
-def _typical(runs: Runs, chosen: np.ndarray) -> float:
-    """Return the median length of ``chosen`` runs, weighted by themselves so that specks weigh little."""
-    lengths = np.sort(runs.length[chosen])
-    if len(lengths) == 0:
-        return 0.0
-    total = np.cumsum(lengths)
-    return float(lengths[np.searchsorted(total, total[-1] / 2)])
-
-
-def _extent(columns: np.ndarray) -> tuple[int, int]:
-    """Return where a line starts and ends, without the specks that happen to lie on its way on."""
-    seen = np.zeros(int(columns.max()) + 1, np.float32)
-    seen[columns] = 1
-    window = max(4, len(seen) // 16)
-    dense = np.flatnonzero(np.convolve(seen, np.ones(window), "valid") >= 0.5 * window)
-    return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
-
-
-def _ends(others: np.ndarray, start: int, end: int, top: int, bottom: int) -> tuple[bool, bool]:
-    """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line."""
-    width, near = others.shape[1], max(3, round(EDGE * others.shape[1]))
-    margin = bottom - top + 3 * near
-    beside: np.ndarray = np.any(others[max(0, top - margin) : bottom + margin], axis=0)
-    return (
-        start <= near or bool(beside[start - near : start + near].any()),
-        end >= width - near or bool(beside[end - near : end + near].any()),
-    )
-
-
-def _longest_line(runs: Runs, left: np.ndarray) -> np.ndarray | None:
-    """Return which of the runs that are ``left`` lie on the line of most columns, or None where there is no line.
-
-    A Hough transform of the runs' middles over small slopes, then a parabola, since paper curls.
-    """
-    height, width = runs.shape
-    x, middle, length = runs.column[left], (runs.top + (runs.length - 1) / 2)[left], runs.length[left]
-    if len(x) < COVER * width:
-        return None
-    slopes = np.linspace(-STEEP, STEEP, 41)
-    lowest = int(STEEP * width) + 2
-    best, slope, row = 0, 0.0, 0
-    for candidate in slopes:
-        votes = np.bincount((middle - candidate * x + lowest).astype(np.int64), minlength=height + 2 * lowest)
-        votes = votes[:-2] + votes[1:-1] + votes[2:]
-        if votes.max() > best:
-            best, slope, row = int(votes.max()), float(candidate), int(votes.argmax()) + 1 - lowest
-    if best < 0.6 * COVER * width:
-        return None
-    return _on_curve(runs, left, x, middle, length, np.array([0.0, slope, row + 0.5]))
-
-
-def _on_curve(
-    runs: Runs, left: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
-) -> np.ndarray | None:
-    width = runs.shape[1]
-    on = np.abs(np.polyval(curve, x) - middle) <= max(2.0, 0.02 * width)
-    for _ in range(3):
-        thickness = float(np.median(length[on]))
-        on &= length <= 1.7 * thickness + 1
-        if on.sum() < 0.3 * width:
-            return None
-        curve = np.polyfit(x[on] / width, middle[on], 2)
-        off = np.abs(np.polyval(curve, x / width) - middle)
-        on = (off <= max(1.5, 0.5 * thickness)) & (length <= 1.7 * thickness + 1)
-    columns = np.unique(x[on])
-    if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
-        return None
-    if np.diff(columns).max() > GAP * width or _blank(runs, curve, columns) > BLANK * width:
-        return None
-    line = np.zeros(len(left), bool)
-    line[np.flatnonzero(left)[on]] = True
-    return line
-
-
-def _blank(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
-    """Return how far the way of a line, seen in ``columns``, leads over bare paper at a stretch."""
-    way = np.polyval(curve, runs.column / runs.shape[1])
-    crossed = runs.column[(runs.top - 1 <= way) & (way <= runs.top + runs.length)]
-    inked = np.union1d(columns, crossed[(crossed > columns[0]) & (crossed < columns[-1])])
-    return int(np.diff(inked).max())
-
-
 PALE = (0.15, 0.25)  # of the ink's darkness: how dark a printed line may be
 
 
@@ -484,8 +296,13 @@ def _all_lines(ink: Ink, peak: float) -> np.ndarray:
 
 
 def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
-    kept = mask & ~lines
-    pieces, names = _pieces(kept, mask & lines)
+    kept = without(mask, lines)
+    pieces, names = _pieces(kept, mask & ~kept)
+    drawn = _drawn_lines(pieces, names)
+    if drawn.any():
+        lines, kept = lines | drawn, without(kept, drawn)
+        pieces, names = _pieces(kept, mask & ~kept)
+        pieces = _without_ticks(pieces, names, drawn)
     if not pieces:
         pieces, names = _pieces(mask, np.zeros_like(mask))
         kept, pieces = mask, pieces if len(pieces) == 1 else ()  # a lone 1, not the lines of a bare page
@@ -493,8 +310,45 @@ def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     if peak < CLEAR * ink.noise or max((max(piece.box[2:]) for piece in pieces), default=0) < LEAST:
         pieces = ()
     strength = _levels(ink, peak)
-    strength[_widened(lines) & ~_widened(kept)] = 0
+    strength[_widened(lines & ~kept) & ~_widened(kept)] = 0
     return Page(strength, names, pieces, stroke_of(kept), peak)
+
+
+TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
+
+
+def _drawn_lines(pieces: tuple[Piece, ...], names: np.ndarray) -> np.ndarray:
+    """Return the lines in ink that is larger than a digit: an underline, boxes or a comb to write in."""
+    lines = np.zeros(names.shape, bool)
+    usual = height_of(pieces)
+    for piece in pieces:
+        x, y, w, h = piece.box
+        if max(w, h) > LONG * usual:
+            own = names[y : y + h, x : x + w] == piece.name
+            lines[y : y + h, x : x + w] |= long_lines_of(own, usual)
+    return lines
+
+
+def _without_ticks(pieces: tuple[Piece, ...], names: np.ndarray, drawn: np.ndarray) -> tuple[Piece, ...]:
+    """Leave out what is low and meets a ``drawn`` line: the ticks of a comb, frayed ends of the line itself."""
+    low = TICK * height_of(pieces)
+    met = np.unique(names[_widened(drawn)])
+    return tuple(piece for piece in pieces if piece.box[3] >= low or piece.name not in met)
+
+
+def height_of(pieces: tuple[Piece, ...]) -> float:
+    """Return the usual height of a digit: the median height of ink, so that specks and flat lines weigh little.
+
+    It is 0 where there are no pieces.
+    """
+    if not pieces:
+        return 0.0
+    heights, widths = (np.array([piece.box[side] for piece in pieces], float) for side in (3, 2))
+    weights = np.array([piece.area * (0.3 if piece.touches else 1.0) for piece in pieces])
+    weights *= np.minimum(1, heights / widths)
+    order = np.argsort(heights, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(heights[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:
@@ -515,6 +369,9 @@ def _levels(ink: Ink, peak: float) -> np.ndarray:
     return stretched if clean else stretched**GAMMA
 
 
+MANY = 250  # pieces of ink: a page of so many digits is full; of more, the largest are looked at
+
+
 def _pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.ndarray]:
     count, names, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     edge = cv2.dilate(lines.astype(np.uint8), np.ones((5, 5), np.uint8))
@@ -523,7 +380,8 @@ def _pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.
     meets = np.zeros(count, bool)
     meets[np.unique(names[edge > 0])] = True
     pieces = (Piece(name, _box(stats[name]), int(stats[name, 4]), bool(meets[name]), name) for name in range(1, count))
-    return _without_frames(tuple(pieces), names), names
+    largest = sorted(pieces, key=lambda piece: -max(piece.box[2:]))[:MANY]
+    return _without_frames(tuple(sorted(largest, key=lambda piece: piece.name)), names), names
 
 
 INSIDE = 0.35  # of the height of the paper that a frame encloses: ink as high as this is what it was drawn around

@@ -93,7 +93,7 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
 def _without_slivers(page: Page) -> Page:
     """Leave out the rims of what lies beside the picture: flat pieces along one of its edges, cut by it."""
     inner = tuple(piece for piece in page.pieces if not piece.touches)
-    flat = min(RIM * min(page.names.shape), FLAT * height_of(inner) if inner else np.inf)
+    flat = min(RIM * min(page.names.shape), FLAT * photo.height_of(inner) if inner else np.inf)
     return replace(page, pieces=tuple(piece for piece in page.pieces if not _is_sliver(page, piece, flat)))
 
 
@@ -197,21 +197,11 @@ def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Pie
     return found
 
 
-def height_of(pieces: tuple[Piece, ...]) -> float:
-    """Return the usual height of a digit: the median height of ink, so that specks weigh what they are."""
-    heights = np.array([piece.box[3] for piece in pieces], float)
-    weights = np.array([piece.area * (0.3 if piece.touches else 1.0) for piece in pieces])
-    order = np.argsort(heights, kind="stable")
-    total = np.cumsum(weights[order])
-    return float(heights[order][np.searchsorted(total, total[-1] / 2)])
-
-
 def rows_of(page: Page) -> list[list[Piece]]:
     """Sort the pieces into rows from the top, each from left to right, along the tilt of the writing."""
-    if not page.pieces:
-        return []
-    usual = height_of(page.pieces)
+    usual = photo.height_of(page.pieces)
     large = [piece for piece in page.pieces if _is_large(page, piece, usual)]
+    small = [piece for piece in page.pieces if not _is_large(page, piece, usual) and not _is_cut(page, piece)]
     tilt = _tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _level(piece, tilt)):
@@ -220,19 +210,22 @@ def rows_of(page: Page) -> list[list[Piece]]:
         else:
             rows.append([piece])
     centres = [float(np.mean([_level(piece, tilt) for piece in row])) for row in rows]
-    for piece in page.pieces:
-        if not _is_large(page, piece, usual) and max(piece.box[2:]) > 0.12 * usual and not piece.touches and centres:
-            nearest = int(np.argmin([abs(_level(piece, tilt) - centre) for centre in centres]))
-            if abs(_level(piece, tilt) - centres[nearest]) < 0.75 * usual:
-                rows[nearest].append(piece)
+    for piece in small if centres else []:
+        nearest = int(np.argmin([abs(_level(piece, tilt) - centre) for centre in centres]))
+        if max(piece.box[2:]) > 0.12 * usual and abs(_level(piece, tilt) - centres[nearest]) < 0.75 * usual:
+            rows[nearest].append(piece)
     return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
+
+
+def _is_cut(page: Page, piece: Piece) -> bool:
+    """Tell whether the picture's edge cuts a piece."""
+    (height, width), (x, y, w, h) = page.names.shape, piece.box
+    return min(x, y, width - x - w, height - y - h) <= NEAR
 
 
 def _is_large(page: Page, piece: Piece, usual: float) -> bool:
     """Tell whether a piece is as high as digits are here: what the picture's edge cuts off seldom is one."""
-    (height, width), (x, y, w, h) = page.names.shape, piece.box
-    cut = min(x, y, width - x - w, height - y - h) <= NEAR
-    return h >= (0.8 if cut else 0.5) * usual
+    return piece.box[3] >= (0.8 if _is_cut(page, piece) else 0.5) * usual
 
 
 def _level(piece: Piece, tilt: float) -> float:
@@ -262,6 +255,7 @@ LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 JOINED = 4  # pieces that one digit can be in
+TOUCHING = 8  # digits in a row that may all touch
 ASIDE = 0.8  # pixels of ink that a step aside is worth to a cut
 
 
@@ -275,7 +269,7 @@ class Cut:
 
 def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[Group]:
     """Choose what belongs together in a row by the classifier's confidence (Casey & Lecolinet 1996, section 4)."""
-    usual = height_of(page.pieces)
+    usual = photo.height_of(page.pieces)
     page, atoms, costs = _cut_row(page, row, usual, classifier)
     spans = [
         (start, end)
@@ -373,7 +367,7 @@ def _cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     for column in edge + np.argsort(crossed[edge : width - edge], kind="stable"):
         apart = all(abs(column - other) > 0.12 * usual for other in chosen)
         least = crossed[max(0, column - 2) : column + 3].min()
-        if crossed[column] == least and apart and len(chosen) < 2 + 3 * width / usual:
+        if crossed[column] == least and apart and len(chosen) < 2 + 3 * min(TOUCHING, width / usual):
             chosen.append(int(column))
     return [
         Cut(float(crossed[column]), np.r_[_way(from_above, column), _way(from_below, column)[-2::-1]])

@@ -85,16 +85,6 @@ def test_ruled_lines_and_a_frame_are_found_and_the_digit_is_kept():
     assert off.mean() < 10
 
 
-def test_the_straight_side_of_a_nine_in_a_cell_is_no_line_for_the_paper_is_bare_on_its_way():
-    cell = np.zeros((160, 160), np.uint8)
-    cell[:, :3] = cell[:4] = cell[154:156] = 1
-    stroke = [[80, 30], [46, 32], [42, 55], [42, 100], [75, 90], [80, 30], [84, 110], [42, 150]]
-    cv2.polylines(cell, [np.array(stroke, np.int32)], False, 1, 8)
-    lines = photo.lines_of(cell > 0)
-    assert lines[:, 0].mean() > 0.9
-    assert not lines[10:150, 10:].any()
-
-
 def test_a_lone_upright_stroke_is_a_digit_and_no_line():
     page = np.full((120, 60), 230, np.uint8)
     page[2:118, 26:34] = 30
@@ -223,24 +213,6 @@ def test_a_missing_file_says_so():
         photo.open_picture(Path("nowhere.png"))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    angle=st.floats(-9, 9),
-    thickness=st.integers(1, 4),
-    dark=st.integers(20, 120),
-    pitch=st.integers(24, 40),
-)
-def test_a_grid_of_several_lines_is_found_whatever_its_angle(angle, thickness, dark, pitch):
-    page = np.full((400, 400), 225, np.uint8)
-    page[::pitch] = dark
-    for shift in range(thickness):
-        page[shift::pitch] = dark
-        page[:, shift::pitch] = dark
-    turn = cv2.getRotationMatrix2D((200, 200), angle, 1)
-    mask = cv2.warpAffine(page, turn, (400, 400), borderValue=225)[100:300, 100:300] < 170
-    assert photo.lines_of(mask).sum() > 0.7 * mask.sum()
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60))
 def test_a_field_always_has_its_longer_side_in_the_box(seed, height, width):
@@ -248,12 +220,6 @@ def test_a_field_always_has_its_longer_side_in_the_box(seed, height, width):
     field = photo.field_of(ink)
     rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
     assert max(np.ptp(rows), np.ptp(columns)) + 1 <= photo.BOX
-
-
-def test_runs_paint_what_they_were_made_of():
-    mask = np.random.default_rng(5).random((40, 30)) > 0.5
-    runs = photo.runs_of(mask)
-    np.testing.assert_array_equal(runs.paint(np.ones(len(runs.length), bool)), mask)
 
 
 def test_the_shipped_pictures_are_small():

@@ -274,6 +274,50 @@ def test_the_edge_of_the_paper_on_a_table_is_no_digit(classifier):
     assert [text(classifier, seen, read) for read in (reading.read, reading.read_one)] == ["7", "7"]
 
 
+def row_of_shipped(names=("single_06.jpg", "single_27.jpg", "single_06.jpg"), height=70):
+    """Return ink of digits beside each other, with room around them, and where their bottom is."""
+    inks = [ink_of_shipped(name) for name in names]
+    inks = [cv2.resize(ink, (round(height * ink.shape[1] / ink.shape[0]), height)) for ink in inks]
+    return np.pad(np.hstack([np.pad(ink, ((60, 60), (15, 15))) for ink in inks]), ((0, 0), (60, 60))), 60 + height
+
+
+@pytest.mark.parametrize(("gaps", "thick", "left"), [((12,), 5, 55), ((12, 24), 7, 55), ((-4,), 5, 20)])
+def test_an_underline_is_no_digit_be_it_double_or_through_the_feet_of_the_digits(classifier, gaps, thick, left):
+    row, bottom = row_of_shipped()
+    for gap in gaps:
+        cv2.line(row, (left, bottom + gap), (row.shape[1] - left, bottom + gap + 3), 1.0, thick, cv2.LINE_AA)
+    assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "656"
+
+
+def test_a_comb_to_write_in_is_no_digit(classifier):
+    row, bottom = row_of_shipped()
+    left, right = 50, row.shape[1] - 50
+    cv2.line(row, (left, bottom + 14), (right, bottom + 14), 1.0, 3)
+    for x in np.linspace(left, right, 4).round().astype(int):
+        cv2.line(row, (x, bottom - 16), (x, bottom + 14), 1.0, 3)
+    assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "656"
+
+
+@pytest.mark.parametrize("pitch", [25, 40, 90])
+def test_squared_paper_neither_hides_a_thin_digit_nor_is_one(classifier, pitch):
+    page = np.full((360, 500), 225, np.uint8)
+    for at in range(12, 500, pitch):
+        cv2.line(page, (at, 0), (at - 20, 360), 185, 2, cv2.LINE_AA)
+        cv2.line(page, (0, at), (500, at + 20), 185, 2, cv2.LINE_AA)
+    for x in (130, 360):
+        cv2.ellipse(page, (x, 180), (45, 60), 10, 0, 360, 60, 4, cv2.LINE_AA)
+    assert text(classifier, page, reading.read) == "00"
+
+
+def test_of_a_page_full_of_marks_no_more_is_looked_at_than_of_a_full_page_of_digits(classifier):
+    rng = np.random.default_rng(2)
+    page = np.full((1200, 1200), 225, np.uint8)
+    for x, y in rng.integers(0, 1190, (2500, 2)):
+        cv2.line(page, (int(x), int(y)), (int(x) + 9, int(y) + int(rng.integers(-5, 5))), 40, 2)
+    assert len(photo.pages_of(photo.ink_of(page), (0.25,))[0].pieces) == photo.MANY
+    assert reading.read(photo.open_picture(encode(page)), classifier).verdict != "digit"
+
+
 @pytest.mark.parametrize(("axes", "slant"), [((50, 40), 0), ((62, 40), 0), ((66, 44), 20), ((66, 40), 40)])
 def test_a_wide_zero_is_not_cut_in_two(classifier, axes, slant):
     page = np.full((210, 400), 230, np.uint8)

@@ -1,0 +1,249 @@
+"""Thin straight ink in a mask: the lines of the paper, found, and taken out without eating what crosses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+def stroke_of(mask: np.ndarray) -> float:
+    """Return the mean stroke width in pixels: twice the area over the length of the outline."""
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
+    outline = int(mask.sum()) - int(inner.sum())
+    return 2 * float(mask.sum()) / max(1, outline)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The vertical runs of ink in a mask: ``column``, first row ``top`` and ``length`` of each; ``shape`` (h, w)."""
+
+    column: np.ndarray
+    top: np.ndarray
+    length: np.ndarray
+    shape: tuple[int, int]
+
+    def paint(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the mask of the ``chosen`` runs."""
+        height, width = self.shape
+        marks = np.zeros((width, height + 1), np.int8)
+        marks[self.column[chosen], self.top[chosen]] = 1
+        marks[self.column[chosen], self.top[chosen] + self.length[chosen]] = -1
+        return np.cumsum(marks, axis=1, dtype=np.int8)[:, :-1].T > 0
+
+
+def runs_of(mask: np.ndarray) -> Runs:
+    """Find the vertical runs of ink."""
+    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = mask.T
+    change = np.diff(padded, axis=1)
+    column, top = np.nonzero(change == 1)
+    return Runs(column, top, np.nonzero(change == -1)[1] - top, mask.shape)
+
+
+THICK = 0.12  # of the picture's shorter side: no printed line is thicker
+STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
+COVER = 0.5  # of its columns that a line must show in
+GAP = 0.45  # of the picture's side that a digit may hide of a line
+BLANK = 0.15  # of the side where there may be no ink at all on its way
+EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
+LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
+APART = 0.1  # of the shorter side: ink away from a line that makes it one, not the digit's own stroke
+OUTER = 0.3  # of the side: where the border of a cell may lie
+
+
+def lines_of(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of ``mask`` that belong to lines of the paper or borders of a cell, either direction.
+
+    A line is thin across and straight along, and it ends at the picture's edge or at another line. Ink that crosses it
+    is left: there the run across is longer than the line is thick (the classic rule for staff lines in music).
+    """
+    level = _level_lines(mask, np.zeros_like(mask))
+    upright = _level_lines(mask.T, level.T).T
+    if upright.any():
+        level |= _level_lines(mask, upright)
+    return level | upright | (mask & _crossings(level, upright))
+
+
+def _crossings(level: np.ndarray, upright: np.ndarray) -> np.ndarray:
+    """Return where level lines cross upright ones: there neither is thin."""
+    if not (level.any() and upright.any()):
+        return np.zeros_like(level)
+    reach = 3 * round(stroke_of(level | upright)) | 1
+    across, along = (
+        cv2.morphologyEx(lines.astype(np.uint8), cv2.MORPH_CLOSE, np.ones(shape, np.uint8)) > 0
+        for lines, shape in ((level, (1, reach)), (upright, (reach, 1)))
+    )
+    return across & along
+
+
+def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Find lines along the rows; ``others`` are those that cross them.
+
+    In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit, if
+    there is none apart from it; so may the only line of all where it is not beside the picture's edge.
+    """
+    height, width = mask.shape
+    runs = runs_of(mask)
+    left = runs.length <= max(3, THICK * min(height, width))
+    borders: list[np.ndarray] = []
+    inner: list[np.ndarray] = []
+    for _ in range(40):
+        line = _longest_line(runs, left)
+        if line is None:
+            break
+        left &= ~line
+        rows, (start, end) = runs.top[line], _extent(runs.column[line])
+        place = _ends(others, start, end, int(rows.min()), int(rows.max()))
+        outer = OUTER * min(width, height)
+        if rows.max() <= outer or rows.min() >= height - outer:
+            if all(place) or (any(place) and end - start > 0.75 * width):
+                borders.append(line)
+        elif all(place):
+            inner.append(line)
+    ink = typical(runs, left)
+    lone = len(inner) == 1 and not width > 1.5 * height
+    if lone and _is_as_thick(runs, inner[0], ink) and not _has_ink_apart(runs, inner[0]):
+        inner = []
+    if len(borders) == 1 and not inner and not others.any() and _is_as_thick(runs, borders[0], ink):
+        rows = runs.top[borders[0]]
+        if min(rows.min(), height - rows.max()) > LONELY * height:
+            borders = []
+    return runs.paint(np.logical_or.reduce([np.zeros(len(left), bool), *borders, *inner]))
+
+
+def _has_ink_apart(runs: Runs, line: np.ndarray) -> bool:
+    """Tell whether there is ink as large as a digit that meets neither the line nor the picture's edge."""
+    everything, alone = (runs.paint(chosen) for chosen in (np.ones(len(line), bool), line))
+    _, names, stats, _ = cv2.connectedComponentsWithStats(everything.astype(np.uint8), connectivity=8)
+    large = stats[:, 2:4].max(1) >= APART * min(everything.shape)
+    large[np.unique(names[alone])] = False
+    for rim in (names[0], names[-1], names[:, 0], names[:, -1]):
+        large[np.unique(rim)] = False
+    return bool(large[1:].any())
+
+
+def _is_as_thick(runs: Runs, line: np.ndarray, ink: float) -> bool:
+    return bool(np.median(runs.length[line]) > 0.5 * ink)
+
+
+def typical(runs: Runs, chosen: np.ndarray) -> float:
+    """Return the median length of ``chosen`` runs, weighted by themselves so that specks weigh little."""
+    lengths = np.sort(runs.length[chosen])
+    if len(lengths) == 0:
+        return 0.0
+    total = np.cumsum(lengths)
+    return float(lengths[np.searchsorted(total, total[-1] / 2)])
+
+
+def _extent(columns: np.ndarray) -> tuple[int, int]:
+    """Return where a line starts and ends, without the specks that happen to lie on its way on."""
+    seen = np.zeros(int(columns.max()) + 1, np.float32)
+    seen[columns] = 1
+    window = max(4, len(seen) // 16)
+    dense = np.flatnonzero(np.convolve(seen, np.ones(window), "valid") >= 0.5 * window)
+    return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
+
+
+def _ends(others: np.ndarray, start: int, end: int, top: int, bottom: int) -> tuple[bool, bool]:
+    """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line."""
+    width, near = others.shape[1], max(3, round(EDGE * others.shape[1]))
+    margin = bottom - top + 3 * near
+    beside: np.ndarray = np.any(others[max(0, top - margin) : bottom + margin], axis=0)
+    return (
+        start <= near or bool(beside[start - near : start + near].any()),
+        end >= width - near or bool(beside[end - near : end + near].any()),
+    )
+
+
+def _longest_line(runs: Runs, left: np.ndarray) -> np.ndarray | None:
+    """Return which of the runs that are ``left`` lie on the line of most columns, or None where there is no line.
+
+    A Hough transform of the runs' middles over small slopes, then a parabola, since paper curls.
+    """
+    height, width = runs.shape
+    x, middle, length = runs.column[left], (runs.top + (runs.length - 1) / 2)[left], runs.length[left]
+    if len(x) < COVER * width:
+        return None
+    slopes = np.linspace(-STEEP, STEEP, 41)
+    lowest = int(STEEP * width) + 2
+    best, slope, row = 0, 0.0, 0
+    for candidate in slopes:
+        votes = np.bincount((middle - candidate * x + lowest).astype(np.int64), minlength=height + 2 * lowest)
+        votes = votes[:-2] + votes[1:-1] + votes[2:]
+        if votes.max() > best:
+            best, slope, row = int(votes.max()), float(candidate), int(votes.argmax()) + 1 - lowest
+    if best < 0.6 * COVER * width:
+        return None
+    return _on_curve(runs, left, x, middle, length, np.array([0.0, slope, row + 0.5]))
+
+
+def _on_curve(
+    runs: Runs, left: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
+) -> np.ndarray | None:
+    width = runs.shape[1]
+    on = np.abs(np.polyval(curve, x) - middle) <= max(2.0, 0.02 * width)
+    for _ in range(3):
+        thickness = float(np.median(length[on])) if on.any() else 0.0
+        on &= length <= 1.7 * thickness + 1
+        if on.sum() < 0.3 * width or len(np.unique(x[on])) < 3:
+            return None
+        curve = np.polyfit(x[on] / width, middle[on], 2)
+        off = np.abs(np.polyval(curve, x / width) - middle)
+        on = (off <= max(1.5, 0.5 * thickness)) & (length <= 1.7 * thickness + 1)
+    columns = np.unique(x[on])
+    if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
+        return None
+    if np.diff(columns).max() > GAP * width or _blank(runs, curve, columns) > BLANK * width:
+        return None
+    line = np.zeros(len(left), bool)
+    line[np.flatnonzero(left)[on]] = True
+    return line
+
+
+def _blank(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
+    """Return how far the way of a line, seen in ``columns``, leads over bare paper at a stretch."""
+    way = np.polyval(curve, runs.column / runs.shape[1])
+    crossed = runs.column[(runs.top - 1 <= way) & (way <= runs.top + runs.length)]
+    inked = np.union1d(columns, crossed[(crossed > columns[0]) & (crossed < columns[-1])])
+    return int(np.diff(inked).max())
+
+
+LONG = 1.6  # times the usual height of a digit: no stroke of one is longer
+PEN = 0.15  # of the usual height: no stroke of a pen is thicker
+
+
+def long_lines_of(mask: np.ndarray, usual: float) -> np.ndarray:
+    """Return the lines, either direction, that are longer than any stroke of digits of the ``usual`` height."""
+    return _long_level_lines(mask, usual) | _long_level_lines(mask.T, usual).T
+
+
+def _long_level_lines(mask: np.ndarray, usual: float) -> np.ndarray:
+    runs = runs_of(mask)
+    left = runs.length <= PEN * usual
+    found = np.zeros(len(left), bool)
+    while (line := _longest_line(runs, left)) is not None:
+        left &= ~line
+        start, end = _extent(runs.column[line])
+        if end - start > LONG * usual:
+            found |= line
+    return runs.paint(found)
+
+
+BRIDGE = 3.5  # times the thickness of lines: what is left of a stroke that crosses one at a slant is no farther apart
+
+
+def without(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Return ``mask`` without ``lines``, but with what lies between ink on both sides of a line."""
+    lines, kept = mask & lines, mask & ~lines
+    if not lines.any():
+        return kept
+    reach = BRIDGE / 2 * stroke_of(lines)
+    closed = _depth(_depth(~kept) <= reach) > reach  # a morphological closing, whatever its width
+    return kept | (lines & closed)
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """Return how far each pixel of ``mask`` is from what is not in it."""
+    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
