@@ -128,6 +128,7 @@ class Ink:
 
 def ink_of(grey: np.ndarray) -> Ink:
     """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
+    grey = _without_table(grey)
     ink = _divided(grey)
     while _clarity(ink) < NOISY:
         grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
@@ -141,6 +142,58 @@ def ink_of(grey: np.ndarray) -> Ink:
 def _clarity(ink: Ink) -> float:
     """Return how many times the noise of bare paper ink is dark."""
     return peak_of(ink) / ink.noise if ink.noise > 0 else float("inf")
+
+
+SHEET = 0.15  # of the picture's area that a sheet of paper on a table covers at least,
+NARROW = 0.3  # and of its shorter side;
+SQUARE = 0.85  # how much a sheet fills of its hull, and that of the rectangle around it;
+LIGHTER = 1.25  # how many times as light as the table it is,
+INKED = (0.003, 0.25)  # and how much of it is ink: a small one without any is a stroke of white ink
+
+
+def _without_table(grey: np.ndarray) -> np.ndarray:
+    """Return ``grey`` with more of the paper in place of a darker table around a sheet."""
+    small = _small(grey)
+    disc = _disc(max(3, round(0.06 * min(small.shape)) | 1))
+    smooth = cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc)
+    sheet = _sheet_of(small, smooth)
+    if sheet is None:
+        return grey
+    inside, spread = (cv2.erode(sheet, disc, borderValue=1) > 0).astype(np.float32), 0.1 * max(small.shape)
+    near, paper = (cv2.GaussianBlur(each, (0, 0), spread) for each in (inside, inside * smooth))
+    more = np.where(near > 0.01, paper / np.maximum(near, 0.01), np.median(smooth[inside > 0]))
+    on, beside = (cv2.resize(each.astype(np.float32), grey.shape[::-1]) for each in (inside, more))
+    _, noise = _bare((grey - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 2.0))[on > 0.5])
+    grain = np.random.default_rng(0).normal(0, noise, grey.shape)  # or the paper's noise would be underestimated
+    return np.where(on > 0.5, grey, np.clip(beside + grain, 0, 255)).astype(np.uint8)
+
+
+def _sheet_of(small: np.ndarray, smooth: np.ndarray) -> np.ndarray | None:
+    """Return the mask of a sheet of paper that a darker table surrounds, on three sides at least, or None."""
+    light, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    outline = max(
+        cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea, default=None
+    )
+    if outline is None or not _is_square(outline, min(small.shape)):
+        return None
+    sheet = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
+    inside, outside, share = sheet > 0, sheet == 0, float(sheet.mean())
+    rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
+    sides = sum(side.mean() > 0.7 for side in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
+    if share < SHEET or sides < 3 or bright[outside].mean() > 0.1:
+        return None
+    level, table = float(np.median(small[inside])), float(np.median(small[outside]))
+    thin, dark = ((small < limit)[inside].mean() for limit in (0.88 * smooth, (level + table) / 2))
+    is_stroke = dark > INKED[1] or (share < NARROW and thin < INKED[0])
+    return None if is_stroke or level < max(light, LIGHTER * table) else sheet
+
+
+def _is_square(outline: np.ndarray, side: int) -> bool:
+    """Tell whether an outline is about a rectangle, not too narrow for a picture of this shorter ``side``."""
+    hull, (_, (width, height), _) = cv2.convexHull(outline), cv2.minAreaRect(outline)
+    area = cv2.contourArea(hull)
+    filled = area > SQUARE * width * height and cv2.contourArea(outline) > SQUARE * area
+    return bool(filled and min(width, height) > NARROW * side)
 
 
 def _divided(grey: np.ndarray) -> Ink:
