@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     times = {name: (median(run, given.rounds), 2 * BATCH * count) for name, (run, count) in parts.items()}
     taken = median(whole, given.rounds) / REPEATED
-    print("\n".join(table(times, taken, 2 * SIDE**3 / median(product(), given.rounds))))
+    rate = 2 * SIDE**3 / median(product(), given.rounds)
+    print("\n".join(table(times, taken, rate, given.rounds)))
 
 
 def product() -> Callable[[], object]:
@@ -75,20 +76,18 @@ def median(run: Callable[[], object], rounds: int) -> float:
     return statistics.median(taken[1:])
 
 
-def table(times: Mapping[str, tuple[float, float]], taken: float, rate: float) -> list[str]:
+def table(times: Mapping[str, tuple[float, float]], taken: float, rate: float, rounds: int) -> list[str]:
     """Return the lines of a Markdown table: milliseconds of each part beside those of its arithmetic at ``rate``."""
     floor = sum(operations for _, operations in times.values()) / rate
     lines = [
         f"A matrix product of {SIDE} x {SIDE} reaches {rate / 1e9:.0f} GFLOP/s here.",
         "",
-        "| part of a step, alone | ms | its arithmetic alone, ms |",
-        "| --- | ---: | ---: |",
+        "| part of a step, alone | n | ms | its arithmetic alone, ms |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    lines += [f"| {name} | {1e3 * each:.1f} | {1e3 * count / rate:.1f} |" for name, (each, count) in times.items()]
-    return [
-        *lines,
-        f"| the whole step | {1e3 * taken:.1f} | {1e3 * floor:.1f} ({floor / taken:.0%}) |",
-    ]
+    for name, (each, count) in times.items():
+        lines.append(f"| {name} | {rounds} | {1e3 * each:.1f} | {1e3 * count / rate:.1f} |")
+    return [*lines, f"| the whole step | {rounds} | {1e3 * taken:.1f} | {1e3 * floor:.1f} ({floor / taken:.0%}) |"]
 
 
 if __name__ == "__main__":

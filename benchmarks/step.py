@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     if importlib.util.find_spec("torch"):
         learners["PyTorch"] = torch_learner(images, labels, given.threads)
-    print("\n".join(table(measure(learners, given.rounds, given.steps))))
+    print("\n".join(table(measure(learners, given.rounds, given.steps), given.rounds)))
 
 
 def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
@@ -111,15 +111,16 @@ def measure(learners: dict[str, Epoch], rounds: int, steps: int) -> dict[str, tu
     }
 
 
-def table(times: dict[str, tuple[float, float]]) -> list[str]:
+def table(times: dict[str, tuple[float, float]], rounds: int) -> list[str]:
     """Return the lines of a Markdown table with every learner beside the first one."""
     first_cpu, first_wall = next(iter(times.values()))
     lines = [
-        "| a step of 128 digits | CPU ms | wall ms | CPU ratio | wall ratio |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| a step of 128 digits | n | CPU ms | wall ms | CPU ratio | wall ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, (cpu, wall) in times.items():
-        lines.append(f"| {name} | {cpu:.1f} | {wall:.1f} | {cpu / first_cpu:.2f} | {wall / first_wall:.2f} |")
+        ratios = f"{cpu / first_cpu:.2f} | {wall / first_wall:.2f}"
+        lines.append(f"| {name} | {rounds} | {cpu:.1f} | {wall:.1f} | {ratios} |")
     return lines
 
 
