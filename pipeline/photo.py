@@ -146,7 +146,7 @@ def _clarity(ink: Ink) -> float:
 
 SHEET = 0.15  # of the picture's area that a sheet of paper on a table covers at least,
 NARROW = 0.3  # and of its shorter side;
-SQUARE = 0.85  # how much a sheet fills of its hull, and that of the rectangle around it;
+FILLED = 0.85  # how much of its convex hull a sheet fills;
 LIGHTER = 1.25  # how many times as light as the table it is,
 INKED = (0.003, 0.25)  # and how much of it is ink: a small one without any is a stroke of white ink
 
@@ -189,11 +189,11 @@ def _sheet_of(small: np.ndarray, smooth: np.ndarray) -> np.ndarray | None:
 
 
 def _is_square(outline: np.ndarray, side: int) -> bool:
-    """Tell whether an outline is about a rectangle, not too narrow for a picture of this shorter ``side``."""
+    """Tell whether an outline has four corners and is not too narrow for a picture of this shorter ``side``."""
     hull, (_, (width, height), _) = cv2.convexHull(outline), cv2.minAreaRect(outline)
-    area = cv2.contourArea(hull)
-    filled = area > SQUARE * width * height and cv2.contourArea(outline) > SQUARE * area
-    return bool(filled and min(width, height) > NARROW * side)
+    corners = cv2.approxPolyDP(hull, 0.03 * cv2.arcLength(hull, True), True)
+    filled = cv2.contourArea(outline) > FILLED * cv2.contourArea(hull)
+    return bool(len(corners) == 4 and filled and min(width, height) > NARROW * side)
 
 
 def _divided(grey: np.ndarray) -> Ink:

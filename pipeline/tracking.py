@@ -303,7 +303,7 @@ RESULTS = {  # a report: its stage, its picture with the key of all runs, and th
 }
 SERVED = [  # serving.py and what it imports
     files.ROOT / "pipeline" / f"{name}.py"
-    for name in ("__init__", "classifier", "console", "files", "photo", "reading", "serving")
+    for name in ("__init__", "classifier", "console", "files", "lines", "photo", "reading", "serving")
 ]
 NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
 

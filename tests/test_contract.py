@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import config, files
+from pipeline import config, files, tracking
 
 ROOT = files.ROOT
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
@@ -146,6 +146,10 @@ def test_params_yaml_has_the_order_and_the_keys_of_its_sections():
     assert list(PARAMS) == list(config.Params.model_fields)
     for section, kind in config.Params.model_fields.items():
         assert list(PARAMS[section]) == list(kind.annotation.model_fields), section
+
+
+def test_a_registered_model_takes_with_it_the_modules_that_serving_imports_and_no_others():
+    assert {path.stem for path in tracking.SERVED} == reached("serving") | {"__init__"}
 
 
 def test_imports_go_one_way():

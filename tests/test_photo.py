@@ -119,6 +119,13 @@ def test_the_table_under_a_sheet_of_paper_changes_nothing(dark, wood):
     assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, dark, wood))).mean() < 5
 
 
+def test_a_sheet_may_lie_there_in_perspective():
+    ends = np.array([[90, 40], [210, 50], [270, 320], [30, 330]], np.float32)
+    lens = cv2.getPerspectiveTransform(np.array([[0, 0], [200, 0], [200, 200], [0, 200]], np.float32), ends)
+    seen, covered = (cv2.warpPerspective(each, lens, (300, 380)) for each in (page_with_a_seven(), np.ones((200, 200))))
+    assert not photo.ink_of(np.where(covered > 0, seen, 60).astype(np.uint8)).white
+
+
 @pytest.mark.parametrize("stroke", ["bar", "ring"])
 def test_white_ink_is_no_sheet_of_paper(stroke):
     page = np.full((200, 200), 30, np.uint8)
