@@ -95,7 +95,7 @@ def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
             break
         left &= ~line
         rows, (start, end) = runs.top[line], _extent(runs.column[line])
-        place = _ends(others, start, end, int(rows.min()), int(rows.max()))
+        place = _ends(others, start, end, rows[np.argsort(runs.column[line])])
         outer = OUTER * min(width, height)
         if rows.max() <= outer or rows.min() >= height - outer:
             if all(place) or (any(place) and end - start > 0.75 * width):
@@ -146,14 +146,18 @@ def _extent(columns: np.ndarray) -> tuple[int, int]:
     return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
 
 
-def _ends(others: np.ndarray, start: int, end: int, top: int, bottom: int) -> tuple[bool, bool]:
-    """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line."""
-    width, near = others.shape[1], max(3, round(EDGE * others.shape[1]))
+def _ends(others: np.ndarray, start: int, end: int, rows: np.ndarray) -> tuple[bool, bool]:
+    """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line.
+
+    ``rows`` [n] are its own, from left to right: a slanted one may leave the picture above or below.
+    """
+    (height, width), near, top, bottom = others.shape, max(3, round(EDGE * others.shape[1])), rows.min(), rows.max()
     margin = bottom - top + 3 * near
     beside: np.ndarray = np.any(others[max(0, top - margin) : bottom + margin], axis=0)
+    left, right = (min(int(row), height - 1 - int(row)) <= near for row in (rows[0], rows[-1]))
     return (
-        start <= near or bool(beside[start - near : start + near].any()),
-        end >= width - near or bool(beside[end - near : end + near].any()),
+        left or start <= near or bool(beside[start - near : start + near].any()),
+        right or end >= width - near or bool(beside[end - near : end + near].any()),
     )
 
 

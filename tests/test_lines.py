@@ -19,6 +19,21 @@ def test_the_straight_side_of_a_nine_in_a_cell_is_no_line_for_the_paper_is_bare_
     assert not found[10:150, 10:].any()
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [((0, 95), (16, 0)), ((126, 0), (139, 95)), ((50, 139), (139, 122))],
+    ids=["on the left", "on the right", "below"],
+)
+def test_a_slanted_border_that_leaves_the_picture_beside_its_corner_is_a_line_and_a_stroke_is_not(ends):
+    cell = np.zeros((140, 140), np.uint8)
+    cv2.line(cell, *ends, 1, 3)
+    border = cell > 0
+    cv2.line(cell, (80, 30), (72, 100), 1, 6)
+    found = lines_of(cell > 0)
+    assert found[border].mean() > 0.9
+    assert not found[~border].any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     angle=st.floats(-9, 9),
