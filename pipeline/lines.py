@@ -17,7 +17,10 @@ def stroke_of(mask: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Runs:
-    """The vertical runs of ink in a mask: ``column``, first row ``top`` and ``length`` of each; ``shape`` (h, w)."""
+    """The vertical runs of ink in a mask, from left to right, each from the top, and the mask's ``shape`` (h, w).
+
+    ``column``, first row ``top`` and ``length`` of each are int64 [n].
+    """
 
     column: np.ndarray
     top: np.ndarray
@@ -95,7 +98,7 @@ def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
             break
         left &= ~line
         rows, (start, end) = runs.top[line], _extent(runs.column[line])
-        place = _ends(others, start, end, rows[np.argsort(runs.column[line])])
+        place = _ends(others, start, end, rows)
         outer = OUTER * min(width, height)
         if rows.max() <= outer or rows.min() >= height - outer:
             if all(place) or (any(place) and end - start > 0.75 * width):
