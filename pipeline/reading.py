@@ -334,13 +334,17 @@ def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
 def _cut_row(
     page: Page, row: list[Piece], usual: float, classifier: Classifier
 ) -> tuple[Page, list[Piece], list[float]]:
-    """Cut wide or doubtful pieces where digits may touch: the page with the parts, the parts, the cost of each end."""
+    """Cut wide or doubtful pieces where digits may touch: the page with the parts, the parts, the cost of each end.
+
+    Where the ink is as wide as more digits than a page has, it is hatching or cloth: to cut it all would take too long.
+    """
     fields = np.stack([_group(page, [piece]).field for piece in row])
     confidence = classifier.probabilities(fields).max(1)
+    is_full = sum(min(TOUCHING, piece.box[2] / usual) for piece in page.pieces) > photo.MANY
     names, atoms, costs = page.names, [], [0.0]
     for piece, sure in zip(row, confidence, strict=True):
         x, y, w, h = piece.box
-        may_be_two = w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual)
+        may_be_two = not is_full and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual))
         cuts = _cuts(names[y : y + h, x : x + w] == piece.name, usual, page.stroke) if may_be_two else []
         if not cuts:
             atoms.append(piece)

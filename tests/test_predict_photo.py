@@ -318,6 +318,26 @@ def test_of_a_page_full_of_marks_no_more_is_looked_at_than_of_a_full_page_of_dig
     assert reading.read(photo.open_picture(encode(page)), classifier).verdict != "digit"
 
 
+class Counting(Classifier):
+    """A classifier that knows how many fields it has read."""
+
+    fields = 0
+
+    def raw(self, fields):
+        self.fields += len(fields)
+        return super().raw(fields)
+
+
+def test_hatching_is_not_cut_into_digits():
+    counting = Counting.load(READER)
+    page, rng = np.full((1600, 1600), 220, np.uint8), np.random.default_rng(0)
+    for number in range(290):
+        x, y = 60 + 90 * (number % 17), 40 + 90 * (number // 17)
+        cv2.line(page, (x, y), (x + 60, y + int(rng.integers(-9, 9))), 40, 4)
+    assert reading.read(photo.open_picture(encode(page)), counting).verdict != "digit"
+    assert photo.MANY <= counting.fields < 10 * photo.MANY
+
+
 @pytest.mark.parametrize(("axes", "slant"), [((50, 40), 0), ((62, 40), 0), ((66, 44), 20), ((66, 40), 40)])
 def test_a_wide_zero_is_not_cut_in_two(classifier, axes, slant):
     page = np.full((210, 400), 230, np.uint8)
