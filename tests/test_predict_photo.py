@@ -149,6 +149,7 @@ def test_an_explanation_of_two_pictures_is_refused():
         predict_photo.main(["a.png", "b.png", "--explain", "steps.png"])
 
 
+@pytest.mark.slow
 def test_the_shipped_pictures_are_read(classifier):
     cards = list(predict_photo.read_folder(SHIPPED, classifier))
     metrics = predict_photo.score(cards)
