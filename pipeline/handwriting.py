@@ -5,6 +5,7 @@ Single operations on float32 and float64 that IEEE 754 rounds alike everywhere: 
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 SIDE = 28
@@ -41,24 +42,27 @@ def _one(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _seven(field: np.ndarray, stems: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw a bar through a seven, or hang a hook on a one's stem, with a bar wherever it could be a one."""
-    pen, barred = _pen_width(rng), rng.random() < 0.7
+    """Draw a bar through a seven, or hang a hook on a one's stem, with a bar wherever it could be a one.
+
+    A seven in which that would close a loop, as in a nine or a four, stays as it is.
+    """
+    drawn, pen, barred = field, _pen_width(rng), rng.random() < 0.7
     if len(stems) and rng.random() < 0.5:
-        field = stems[rng.integers(len(stems))]
-        x, y = _top(field)
+        drawn = stems[rng.integers(len(stems))]
+        x, y = _top(drawn)
         wide, drop = rng.uniform(4, 11), rng.uniform(-0.1, 0.9 if barred else 0.2)
         left = x - wide, max(1.0, y + wide * drop)
         middle = (x + left[0]) / 2, max(1.0, (y + left[1]) / 2 - rng.uniform(0, 0.25) * wide)  # a round top
-        field = _drawn_over(_drawn_over(field, (x, y), middle, pen), middle, left, pen)
+        drawn = _drawn_over(_drawn_over(drawn, (x, y), middle, pen), middle, left, pen)
     else:
-        left = _left(field)
+        left = _left(drawn)
     if not barred or rng.random() < 0.3:
-        field = _drawn_over(field, left, (left[0] - rng.uniform(-1, 1), left[1] + rng.uniform(2, 7)), pen)
+        drawn = _drawn_over(drawn, left, (left[0] - rng.uniform(-1, 1), left[1] + rng.uniform(2, 7)), pen)
     if barred:
-        y = int(rng.integers(11, 20))
-        x, (before, after, rise) = _column(field, y), rng.uniform((2, 3, -1.5), (9, 11, 2.5))
-        field = _drawn_over(field, (x - before, y + rise), (x + after, y - rise), pen)
-    return _centred(field)
+        y = int(rng.integers(11, 18))
+        x, (before, after, rise) = _column(drawn, y), rng.uniform((2, 3, -1.5), (9, 11, 2.5))
+        drawn = _drawn_over(drawn, (x - before, y + rise), (x + after, y - rise), pen)
+    return field if _places(drawn) > _places(field) else _centred(drawn)
 
 
 def _nine(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -73,6 +77,11 @@ def _nine(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         wide, rise = rng.uniform((3, -2), (10, 3))
         field = _drawn_over(field, (x, y), (x - wide, y - rise), pen)
     return _centred(field)
+
+
+def _places(field: np.ndarray) -> int:
+    """Return how many places without ink there are: the one around the digit, and its loops."""
+    return cv2.connectedComponents((np.pad(field, 1) < 128).astype(np.uint8), connectivity=4)[0] - 1
 
 
 def _pen_width(rng: np.random.Generator) -> float:

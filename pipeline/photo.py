@@ -210,7 +210,9 @@ def _divided(grey: np.ndarray) -> Ink:
     paper = np.maximum(cv2.resize(paper, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), 1)
     strength = np.clip(1 - (255 - grey if white else grey) / paper, 0, 1).astype(np.float32)
     level, noise = _bare(strength)
-    return Ink(np.maximum(strength - level, 0), noise, white)
+    strength = np.maximum(strength - level, 0)
+    grain = CLEAR * noise * np.maximum(np.median(paper) / paper - 1, 0)  # where it is dark, noise is more of the light
+    return Ink(np.where(strength < grain, 0, strength), noise, white)
 
 
 def _paper_of(dark: np.ndarray, width: float) -> np.ndarray:

@@ -271,8 +271,9 @@ def test_the_edge_of_the_paper_on_a_table_is_no_digit(classifier):
     page[:, :300] = 250
     cv2.polylines(page, [np.array([[135, 135], [163, 137], [149, 175]], np.int32)], False, 120, 2, cv2.LINE_AA)
     grain = np.random.default_rng(0).normal(0, 3, page.shape)
-    seen = np.clip(page + grain, 0, 255).astype(np.uint8)
-    assert [text(classifier, seen, read) for read in (reading.read, reading.read_one)] == ["7", "7"]
+    picture = photo.open_picture(encode(np.clip(page + grain, 0, 255).astype(np.uint8)))
+    found = [read(picture, classifier) for read in (reading.read, reading.read_one)]
+    assert [(each.text, each.verdict, each.digits[0].box) for each in found] == [("7", "digit", (134, 134, 31, 43))] * 2
 
 
 def row_of_shipped(names=("single_06.jpg", "single_27.jpg", "single_06.jpg"), height=70):

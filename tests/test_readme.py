@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Project
 
-from pipeline import files
+from pipeline import files, scoring
 
 README = (files.ROOT / "README.md").read_text("utf-8")
 
@@ -42,6 +42,33 @@ def test_what_is_said_of_refusals_was_measured() -> None:
     assert f"{found['all that is no digit']}%" in paragraph
     for name in ("letters", "scribbles", "textures"):
         assert f"{name} at {found[name]:.0f}%" in paragraph, name
+
+
+def test_what_is_said_of_real_photographs_was_measured() -> None:
+    """The report counts; the README's shares and intervals are those of its counts."""
+    report = (files.ROOT / "benchmarks/photos.txt").read_text("utf-8")
+    counts = {
+        name.strip(): (int(right), int(of)) for name, right, of in re.findall(r"^(.+?)  +(\d+) / (\d+)", report, re.M)
+    }
+
+    def row(right: int, of: int) -> str:
+        low, high = (100 * limit for limit in scoring.wilson(right, of))
+        return f"{100 * right / of:.1f}% [{low:.1f}, {high:.1f}] |"
+
+    scans = counts["SageLabTW, single --one"]
+    article, common = (counts[f"single: the {way}"] for way in ("article's method", "common recipe"))
+    ours = counts["single: --one"]
+    cameras = ours[0] - scans[0], ours[1] - scans[1]
+    for said in (
+        f"| {cameras[1]} of one digit, by cameras (`--one`) | | | {row(*cameras)}",
+        f"faint scans of 28 x 28 (`--one`) | | | {row(*scans)}",
+        f"| {100 * article[0] / article[1]:.1f}% | {100 * common[0] / common[1]:.1f}% | {row(*ours)}",
+        f"unasked | | | {row(*counts['single: right number of digits without --one'])}",
+        f"whole string right | | | {row(*counts['multi: whole string right'])}",
+        f"| ... the right number of digits | | | {row(*counts['multi: right number of digits'])}",
+        f"Of the {ours[1]}, {counts['single: accepted as a digit (--one)'][0]} are accepted",
+    ):
+        assert said in README, said
 
 
 @pytest.mark.slow
