@@ -46,7 +46,8 @@ def test_an_enlarged_moved_and_framed_digit_comes_back_to_the_pixel(images, fact
         np.testing.assert_array_equal(photo.field_of(large.astype(np.float32) / 255), image)
 
 
-@pytest.mark.parametrize("invert", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("invert", [False, True])
 def test_nearly_every_digit_comes_back_to_the_pixel_from_a_whole_photograph(images, invert):
     """One in thirty is in two pieces, which a photograph of a page cannot know to be one digit."""
     same = 0
