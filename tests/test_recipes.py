@@ -11,6 +11,14 @@ from pipeline import config, files
 from pipeline.console import UserError
 
 README = (files.ROOT / "README.md").read_text("utf-8")
+SEEDS = {
+    "article": 5,
+    "digits as photographs show them": 5,
+    "ours": 5,
+    "ours without other hands": 4,
+    "ours without photographs": 5,
+    "thirty epochs": 5,
+}
 
 
 def test_the_ladder_begins_with_the_article_and_its_middle_is_what_params_yaml_says():
@@ -40,9 +48,9 @@ def accuracies(name):
 
 
 def test_the_readme_says_what_the_study_found():
-    for name in dict.fromkeys(row["recipe"] for row in recipes.kept_rows()):
+    for name, least in SEEDS.items():
         found = accuracies(name)
-        assert len(found) >= 4
+        assert len(found) >= least
         assert f"| {len(found)} | {recipes.spread(found)} |" in README, name
 
 
