@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import console, files, tracking, trajectory
+from pipeline import console, files, provenance
+from pipeline.learning import trajectory
 
 REPORT = Path("benchmarks/README.md")
 PARTS: dict[
@@ -70,7 +71,7 @@ def written(sections: Mapping[str, str]) -> str:
 
 def machine() -> str:
     """Return the machine and the versions in a sentence."""
-    versions = ", ".join(f"{name} {version(name)}" for name in tracking.PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in provenance.PACKAGES)
     return (
         f"Measured on {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Medians."
     )

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     if given.autolog:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{given.autolog.resolve()}/mlflow.db"
-    from pipeline import network
+    from pipeline.learning import network
 
     network.use_threads(given.threads)
     keras = network.keras

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def product() -> Callable[[], object]:
     """Return a product of two large matrices."""
-    from pipeline.network import tf
+    from pipeline.learning.network import tf
 
     one, other = tf.random.normal([SIDE, SIDE]), tf.random.normal([SIDE, SIDE])
     return tf.function(lambda: one @ other, autograph=False)
@@ -52,7 +52,7 @@ def product() -> Callable[[], object]:
 
 def block(side: int, channels: int, *, learns_input: bool) -> Callable[[], object]:
     """Return a convolution and its pooling, forward, and back to its weights and, where that is learnt, its input."""
-    from pipeline.network import tf
+    from pipeline.learning.network import tf
 
     values, filters = tf.random.normal([BATCH, side, side, channels]), tf.random.normal([3, 3, channels, FILTERS])
     watched = [filters, values] if learns_input else [filters]

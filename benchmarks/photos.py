@@ -18,10 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline import console, files, photo, reading, scoring
-from pipeline.classifier import Classifier
-from pipeline.photo import Picture
-from pipeline.reading import Reading
+from pipeline import console, files, scoring
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import Picture
+from pipeline.photos.reading import Reading
 
 TILE = 150  # pixels of a failure on the picture of all failures
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks import recipes
 from benchmarks.article import alive
-from pipeline import console, files, trajectory
+from pipeline import console, files
+from pipeline.learning import trajectory
 
 GOAL = 0.9922
 OURS = "six epochs"
@@ -70,7 +71,7 @@ def walk(name: str) -> None:
 
 def accuracy_of(name: str, weights: list[np.ndarray]) -> float:
     """Return the share of the test digits that a network with these weights reads right."""
-    from pipeline import network
+    from pipeline.learning import network
 
     images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
     layers, parts = network.NETWORKS[name], np.array_split(images[..., None], 20)

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import config, console, evidence, files, model, trajectory
-from pipeline.classifier import Calibration, Classifier
+from pipeline import config, console, evidence, files
 from pipeline.config import Train
 from pipeline.console import UserError
+from pipeline.learning import model, trajectory
+from pipeline.learning.classifier import Calibration, Classifier
 
 RECIPES, REPORT = Path("benchmarks/recipes.yaml"), Path("benchmarks/recipes.csv")
 COLUMNS = ("recipe", "seed", "epochs_run", "best_epoch", "val_accuracy", "test_accuracy", "test_loss", "cpu_minutes")

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import CubicSpline
 
-from pipeline import console, files, photo, scoring
-from pipeline.classifier import Classifier
+from pipeline import console, files, scoring
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo
 
 FONTS = ("cmr10", "cmss10", "cmtt10", "cmb10", "STIXGeneral", "STIXGeneralBol")  # Computer Modern and STIX
 HERSHEY = range(8)  # OpenCV's fonts of strokes

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from benchmarks import photos, render_photos
-from pipeline import console, files, photo, reading, scoring
-from pipeline.classifier import Classifier
+from pipeline import console, files, scoring
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading
 
 HEIGHT = 90  # pixels of a digit of a pair
 WANTED = (  # of the measures of `benchmarks.photos`

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
     """Return what learns once through the digits as the article's script does, brought to Keras 3."""
-    from pipeline import network
+    from pipeline.learning import network
 
     network.use_threads(threads)
     keras = network.keras
@@ -58,7 +58,7 @@ def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch
 
 def our_learner(images: np.ndarray, labels: np.ndarray, threads: int, precision: str) -> Epoch:
     """Return what learns once through the digits as the train stage does."""
-    from pipeline.network import Learner
+    from pipeline.learning.network import Learner
 
     changes = {
         "network": "article",

@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import cluster, config, console, files, model, sweep, trajectory, trials
+from pipeline import config, console, files, sweep
 from pipeline.config import Params, Train
-from pipeline.trajectory import Digits, Epoch
-from pipeline.trials import Message, Trial
+from pipeline.learning import model, trajectory
+from pipeline.learning.trajectory import Digits, Epoch
+from pipeline.sweeps import cluster, trials
+from pipeline.sweeps.trials import Message, Trial
 
 DIGITS = {"train": 4000, "validation": 1000, "test": 100}
 GRID: dict[str, list[Any]] = {"batch_size": [64, 128, 256], "dropout": [0.1, 0.2, 0.4], "patience": [1, 3, 5]}

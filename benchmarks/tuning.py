@@ -19,9 +19,10 @@ from types import ModuleType
 
 import numpy as np
 
-from pipeline import console, files, lines, photo, reading
-from pipeline.classifier import Classifier
+from pipeline import console, files
 from pipeline.console import UserError
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import lines, photo, reading
 
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
     photo: ("NOISY", "SHEET", "GAMMA", "CLEAR", "TICK", "INSIDE"),

@@ -24,7 +24,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline import config, console, files, trajectory
+from pipeline import config, console, files
+from pipeline.learning import trajectory
+from pipeline.store import open_store
 
 STAGES = ("fetch", "preprocess", "train", "evaluate", "predict_photo")
 EPOCHS = 50  # a store's writes that the tracking is timed over
@@ -132,7 +134,7 @@ def tracking_costs(root: Path, rounds: int) -> list[Cost]:
     from pipeline import tracking
 
     os.environ["DVC_ROOT"] = str(root)
-    store, params = tracking.open_store(), config.load()
+    store, params = open_store(), config.load()
     costs = []
     with tracking.training(store, params, "benchmark") as told:
         for round_ in range(rounds):

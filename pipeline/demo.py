@@ -27,11 +27,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pipeline import console, files, photo, reading
-from pipeline.classifier import Classifier
+from pipeline import console, files
 from pipeline.console import Stopped, UserError
-from pipeline.photo import Picture, UnreadableError
-from pipeline.reading import Digit
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import Picture, UnreadableError
+from pipeline.photos.reading import Digit
 
 HOST = "127.0.0.1"  # never an address that others could reach
 LIMIT = 20_000_000  # bytes of a picture: more than a phone's camera makes

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import console, files, tracking
-from pipeline.tracking import Store
+from pipeline.store import SQLITE, Store, connect, database_of, is_dead, moved_from, relocate, store_uri
 
 OURS = "lifecycle_stage = 'active' AND experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'digits')"
 KINDS = (  # what has artifacts: its name, where they lie, a file of them, all of the kind, those that must have them
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--fix", action="store_true", help="mend what can be mended")
     fix = parser.parse_args(arguments).fix
-    uri, left = tracking.store_uri(), 0
+    uri, left = store_uri(), 0
     for finding in examine(uri):
         left += not treat(finding, fix=fix)
     print(f"{uri}: {f'{left} left' if left else 'all is well'}")
@@ -67,20 +67,20 @@ def treat(finding: Finding, *, fix: bool) -> bool:
 
 def examine(uri: str) -> Iterator[Finding]:
     """Yield what is wrong, one after the other: each may be mended before the next is looked for."""
-    database = tracking.database_of(uri) if uri.startswith(tracking.SQLITE) else None
+    database = database_of(uri) if uri.startswith(SQLITE) else None
     if database and database.exists():
         yield from moved(database)
         yield from strays(database)
-    store = tracking.connect(uri)
+    store = connect(uri)
     yield from stale(store)
     yield from untold(store)
 
 
 def moved(database: Path) -> Iterator[Finding]:
     """Find that a local store was made in another folder."""
-    old = tracking.moved_from(database)
+    old = moved_from(database)
     if old:
-        yield Finding(f"moved: the store's locations are those of {old}", lambda: tracking.relocate(database))
+        yield Finding(f"moved: the store's locations are those of {old}", lambda: relocate(database))
 
 
 def strays(database: Path) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def _ids(database: Path, query: str) -> set[str]:
 def stale(store: Store) -> Iterator[Finding]:
     """Find runs whose process died."""
     for run in store.runs("attributes.status = 'RUNNING'"):
-        if tracking.is_dead(run.data.tags):
+        if is_dead(run.data.tags):
             words = f"stale: run {run.info.run_id} is RUNNING, but its process {run.data.tags['process.pid']} is dead"
             close = functools.partial(store.client.set_terminated, run.info.run_id, "KILLED")
             yield Finding(words, close, always=True)

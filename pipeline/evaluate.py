@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import console, files, scoring
-from pipeline.classifier import Classifier, softmax
 from pipeline.console import UserError
+from pipeline.learning.classifier import Classifier, softmax
 
 IMAGES, LABELS = "test-images.npy", "test-labels.npy"
 WORST, COLUMNS = 24, 6  # mistakes in the picture

@@ -138,9 +138,10 @@ def _register(verdict: Verdict, base: Evidence, *, promote: bool) -> str:
 
 
 def _registry() -> tuple[Any, Any]:
-    from pipeline import registry, tracking  # MLflow takes its time: only for who needs it
+    from pipeline import registry  # MLflow takes its time: only for who needs it
+    from pipeline.store import open_store
 
-    return registry, tracking.open_store()
+    return registry, open_store()
 
 
 def attempt(read: Callable[[], Evidence]) -> Evidence | IncomparableError:

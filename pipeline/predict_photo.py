@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import console, files, photo, reading, scoring, sheet
-from pipeline.classifier import Classifier
+from pipeline import console, files, scoring
 from pipeline.console import UserError
-from pipeline.reading import Reading
-from pipeline.sheet import Card
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading, sheet
+from pipeline.photos.reading import Reading
+from pipeline.photos.sheet import Card
 
 LABELS = "labels.csv"
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}

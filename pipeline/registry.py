@@ -22,9 +22,11 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline import files, model, tracking
+from pipeline import files, tracking
 from pipeline.console import UserError
-from pipeline.tracking import Run, Store
+from pipeline.learning import model
+from pipeline.store import Store
+from pipeline.tracking import Run
 
 MODEL = "digits"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"

@@ -27,9 +27,10 @@ from pathlib import Path
 import yaml
 from mlflow.entities import Run as MlflowRun
 
-from pipeline import console, fetch, files, registry, tracking
+from pipeline import console, fetch, files, provenance, registry
 from pipeline.console import UserError
-from pipeline.tracking import Run, Store
+from pipeline.store import Store, open_store
+from pipeline.tracking import Run
 
 MADE_OF = ("data", "params", "code")
 SAME, CLOSE, OTHER = 0, 3, 1
@@ -70,7 +71,7 @@ class Outcome:
 def main(arguments: Sequence[str]) -> int:
     """Reproduce a run and return the exit status."""
     wanted = _arguments(arguments)
-    store = tracking.open_store()
+    store = open_store()
     run = find(store, wanted.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         clone = Path(folder, "clone")
@@ -131,9 +132,9 @@ def check_out(run: Run, clone: Path) -> None:
     _git("clone", "--quiet", "--no-checkout", "--shared", str(files.ROOT), str(clone))
     _git("checkout", "--quiet", "--detach", commit, cwd=clone)
     if found.data.tags.get("git.dirty") == "true":
-        patch = run.read(tracking.PATCH)
+        patch = run.read(provenance.PATCH)
         if patch is None:
-            raise UserError(f"run {run.run_id}: what was not committed is gone with its artifact {tracking.PATCH}")
+            raise UserError(f"run {run.run_id}: what was not committed is gone with its artifact {provenance.PATCH}")
         _git("apply", "--whitespace=nowarn", "-", cwd=clone, given=patch)
     files.write_text(clone / files.PARAMS, yaml.safe_dump(text))
 
@@ -188,7 +189,7 @@ def _environment() -> dict[str, str]:
 
 def newest(clone: Path) -> MlflowRun:
     """Return the run that the pipeline made in ``clone``."""
-    store = tracking.open_store(f"sqlite:///{clone / 'mlruns' / 'mlflow.db'}")
+    store = open_store(f"sqlite:///{clone / 'mlruns' / 'mlflow.db'}")
     made = store.runs("attributes.status = 'FINISHED'")
     if not made:
         raise UserError("not reproduced: the pipeline trained nothing", status=OTHER)

@@ -17,9 +17,9 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-from pipeline import photo, reading
-from pipeline.classifier import Classifier
-from pipeline.reading import Digit, Reading
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading
+from pipeline.photos.reading import Digit, Reading
 
 FIELD = (photo.FIELD, photo.FIELD)
 

@@ -20,13 +20,16 @@ from collections.abc import Iterator, Sequence
 import yaml
 from filelock import FileLock, Timeout
 
-from pipeline import cluster, config, console, driver, files, leaderboard, sweep_charts, tracking, trajectory, trials
+from pipeline import config, console, files, provenance, tracking
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.leaderboard import Result
+from pipeline.learning import trajectory
+from pipeline.learning.trajectory import Digits
+from pipeline.store import Store, open_store
+from pipeline.sweeps import charts, cluster, driver, leaderboard, trials
+from pipeline.sweeps.leaderboard import Result
+from pipeline.sweeps.trials import Trial
 from pipeline.tracking import Run
-from pipeline.trajectory import Digits
-from pipeline.trials import Trial
 
 TABLE, PARALLEL, HEATMAP = (files.REPORTS / name for name in ("sweep.csv", "sweep_parallel.png", "sweep_heatmap.png"))
 HINT = "Nothing is lost: the same command goes on from the last finished epochs."
@@ -87,8 +90,8 @@ def run(
     workers: int = 0,
 ) -> list[Result]:
     """Run the trials that have not finished before, report on all, and return them, best first."""
-    store = tracking.open_store()
-    digests = tracking.digests(params, digits.sha256)
+    store = open_store()
+    digests = provenance.digests(params, digits.sha256)
     del digests["params_sha256"]
     sweep_id = files.digest(sorted(trial.sha256 for trial in wanted), digests)[:16]
     results = _before(store, sweep_id, wanted)
@@ -98,7 +101,7 @@ def run(
         if paths:
             threads = max(trials.longest(path).threads for path in paths.values())
             ray = stack.enter_context(cluster.connected(address, digits, threads, explore, workers))
-        origin = tracking.find_origin()
+        origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         if paths:
             book = driver.Book(store, params, digests, origin, parent)
@@ -109,7 +112,7 @@ def run(
     return ranked
 
 
-def _before(store: tracking.Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
+def _before(store: Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
     parent = tracking.find_sweep(store, sweep_id)
     found = tracking.finished_children(store, parent) if parent else {}
     return [_remembered(trial, found[trial.sha256]) for trial in wanted if trial.sha256 in found]
@@ -148,8 +151,8 @@ def report(ranked: Sequence[Result], params: Params, parent: Run) -> None:
     parent.log_summary({"trials": len(ranked), "failed_trials": failed})
     if failed == len(ranked):
         return
-    files.write_bytes(PARALLEL, sweep_charts.parallel(ranked, monitor))
-    files.write_bytes(HEATMAP, sweep_charts.heatmap(ranked, monitor))
+    files.write_bytes(PARALLEL, charts.parallel(ranked, monitor))
+    files.write_bytes(HEATMAP, charts.heatmap(ranked, monitor))
     for picture in (PARALLEL, HEATMAP):
         parent.log_image(picture.stem, picture)
     parent.log_summary({name: value for name, value in ranked[0].summary.items() if name.startswith("best_")})

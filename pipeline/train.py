@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline import config, console, files, model, tracking, trajectory
-from pipeline.trajectory import Digits, Epoch
+from pipeline import config, console, files, provenance, tracking
+from pipeline.learning import model, trajectory
+from pipeline.learning.trajectory import Digits, Epoch
+from pipeline.store import open_store
 
 HINT = "Nothing is lost: `dvc repro` goes on from the last finished epoch."
 
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     console.no_arguments(arguments)
     params = config.load()
     digits = trajectory.load_digits(files.PREPARED)
-    store = tracking.open_store()
+    store = open_store()
     with tracking.training(store, params, digits.sha256) as run:
         run.tag({"system.processor": " ".join(trajectory.processor())})
         epochs = list(walk(params, digits, run))
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         report: dict[str, Any] = dict(trajectory.summary(history, params.train))
         report |= {"parameters": sum(weight.size for weight in best.weights), "model_sha256": model.sha256(content)}
         write(content, report, history)
-        files.write_json(files.REPORTS / "provenance.json", tracking.digests(params, digits.sha256))
+        files.write_json(files.REPORTS / "provenance.json", provenance.digests(params, digits.sha256))
         run.log_trained(report, files.MODELS)
         run.log_known_results(report["model_sha256"])
     print(describe(report))

@@ -69,9 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def view_at(server: str) -> str:
     """Return the address of the view on a server, after seeing to it that the store has the view."""
-    from pipeline import tracking  # two seconds, in which the server starts
+    from pipeline.store import open_store  # two seconds, in which the server starts
 
-    store = tracking.open_store()
+    store = open_store()
     there = store.client.get_experiment(store.experiment_id).tags
     for name, value in tags().items():
         if name not in there:  # what a person has changed stays

@@ -15,7 +15,8 @@ import pytest
 from conftest import Project, environment
 from PIL import Image
 
-from pipeline import config, demo, files, report, tracking, ui
+from pipeline import config, demo, files, provenance, report, tracking, ui
+from pipeline.store import open_store
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -101,12 +102,12 @@ def project(made_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def record_sweep(project: Project) -> None:
-    store, params = tracking.open_store(), config.load()
+    store, params = open_store(), config.load()
     parent = store.client.create_run(store.experiment_id, run_name="sweep of batch_size, dropout, patience")
     for number, (batch, dropout, patience) in enumerate(TRIALS):
         varied = {"batch_size": batch, "dropout": dropout, "patience": patience}
         trial = params.model_copy(update={"train": params.train.model_copy(update=varied)})
-        made_of = tracking.digests(trial, "d" * 64)
+        made_of = provenance.digests(trial, "d" * 64)
         with tracking.ending(tracking.start(store, trial, made_of, parent=parent.info.run_id)) as run:
             for epoch in range(1, 4 + patience):
                 value = 1 / (epoch + 1) + 0.01 * number
@@ -226,7 +227,7 @@ def test_the_note_of_a_run_leads_to_its_report(browser: Any, mlflow_page: str, p
     project.stage("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(project.root))
-        store = tracking.open_store()
+        store = open_store()
         run = store.runs("tags.`report.page` != ''")[0]
     address = mlflow_page.split("#")[0]
     browser.get(f"{address}#/experiments/{store.experiment_id}/runs/{run.info.run_id}")

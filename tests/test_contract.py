@@ -15,18 +15,29 @@ import yaml
 from pipeline import config, files, tracking
 
 ROOT = files.ROOT
-MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
+PACKAGE = ROOT / "pipeline"
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+INITS = {"__init__", "learning.__init__", "photos.__init__"}  # of the packages that a registered model takes along
 BASE = {"config", "console", "files"}
 HEAVY = {"tensorflow", "keras", "mlflow", "ray"}
 needs_results = pytest.mark.skipif(not (ROOT / "dvc.lock").exists(), reason="nothing has been made yet")
 
 
+def path_of(module):
+    """Return the file of a module of ours, by its name within the package."""
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
 @functools.cache
 def imports(module, *, lazy=True):
     """Return the names that a module of ours imports; ``lazy`` ones are within functions."""
-    tree = ast.parse((ROOT / "pipeline" / f"{module}.py").read_text("utf-8"))
+    tree = ast.parse(path_of(module).read_text("utf-8"))
     skipped = {id(node) for outer in ast.walk(tree) if not lazy and _waits(outer) for node in ast.walk(outer)}
     names = set()
     for node in ast.walk(tree):
@@ -47,7 +58,8 @@ def _waits(node):
 
 def ours(module, *, lazy=True):
     """Return the modules of ours that a module imports itself."""
-    named = {name.split(".")[1] for name in imports(module, lazy=lazy) if name.startswith("pipeline.")}
+    named = {name.removeprefix("pipeline.") for name in imports(module, lazy=lazy)}
+    named |= {name.rpartition(".")[0] for name in named}  # what is imported from a module is not one
     return named & set(MODULES)
 
 
@@ -80,7 +92,7 @@ def outputs(stage):
 def test_a_stage_depends_on_the_modules_that_its_script_imports_and_no_others(stage):
     script = re.fullmatch(r"python -m pipeline\.(\w+)", STAGES[stage]["cmd"])
     assert script, "a stage runs one module of ours"
-    expected = {f"pipeline/{module}.py" for module in reached(script[1])}
+    expected = {path_of(module).relative_to(ROOT).as_posix() for module in reached(script[1])}
     assert {name for name in STAGES[stage]["deps"] if name.endswith(".py")} == expected
 
 
@@ -149,7 +161,7 @@ def test_params_yaml_has_the_order_and_the_keys_of_its_sections():
 
 
 def test_a_registered_model_takes_with_it_the_modules_that_serving_imports_and_no_others():
-    assert {path.stem for path in tracking.SERVED} == reached("serving") | {"__init__"}
+    assert set(tracking.SERVED) == {f"{module.replace('.', '/')}.py" for module in reached("serving") | INITS}
 
 
 def test_imports_go_one_way():
@@ -169,12 +181,12 @@ def test_stages_do_not_import_stages():
 
 
 def test_only_network_knows_tensorflow():
-    assert {module for module in MODULES if packages(module) & {"tensorflow", "keras"}} <= {"network"}
-    assert {module for module in MODULES if "network" in reached(module, lazy=False)} <= {"network"}
+    assert {module for module in MODULES if packages(module) & {"tensorflow", "keras"}} <= {"learning.network"}
+    assert {module for module in MODULES if "learning.network" in reached(module, lazy=False)} <= {"learning.network"}
 
 
 def test_mlflow_is_imported_where_runs_are_told_found_and_served_and_nowhere_else():
-    known = {"registry", "reproduce", "serving", "tracking"}
+    known = {"registry", "reproduce", "serving", "store", "tracking"}
     assert {module for module in MODULES if "mlflow" in packages(module)} <= known
 
 
@@ -189,7 +201,7 @@ def test_what_answers_at_once_imports_nothing_heavy_at_the_start(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_says_what_it_is(module):
-    assert ast.get_docstring(ast.parse((ROOT / "pipeline" / f"{module}.py").read_text("utf-8")))
+    assert ast.get_docstring(ast.parse(path_of(module).read_text("utf-8")))
 
 
 def test_the_lock_names_no_index_and_pins_every_package_by_hash():
@@ -239,7 +251,9 @@ def test_every_verb_of_the_makefile_says_what_it_does():
 @pytest.mark.parametrize("name", ["README.md", "Makefile", "dvc.yaml"])
 def test_every_module_and_report_that_is_named_exists(name):
     text = (ROOT / name).read_text("utf-8")
-    assert [each for each in re.findall(r"pipeline\.(\w+)", text) if each not in MODULES] == []
+    assert [
+        each for each in re.findall(r"pipeline\.((?:(?:learning|photos|sweeps)\.)?\w+)", text) if each not in MODULES
+    ] == []
     named = set(re.findall(r"\breports/[\w.]+\w", text)) - UNKEPT
     assert {each for each in named if not (ROOT / each).exists()} == set()
 

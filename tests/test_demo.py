@@ -16,9 +16,10 @@ import pytest
 from conftest import Project, environment
 from PIL import Image, ImageDraw
 
-from pipeline import demo, photo
-from pipeline.classifier import Classifier
+from pipeline import demo
 from pipeline.console import UserError
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo
 
 Answer = tuple[int, dict]
 

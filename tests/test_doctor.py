@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import Project
 
-from pipeline import config, doctor, files, model, tracking
-from pipeline.tracking import Run, Store
+from pipeline import config, doctor, files, tracking
+from pipeline.learning import model
+from pipeline.store import Store, connect, open_store
+from pipeline.tracking import Run
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_in(folder: Path) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
-        return tracking.open_store()
+        return open_store()
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def database(original: Path, tmp_path: Path) -> Path:
 
 
 def the_run(database: Path) -> Run:
-    store = tracking.connect(f"sqlite:///{database}")
+    store = connect(f"sqlite:///{database}")
     return Run(store, store.runs("tags.`model.sha256` != ''")[0].info.run_id)
 
 
@@ -75,7 +77,7 @@ def test_a_moved_store_finds_its_own_artifacts_again(database: Path) -> None:
 
 def test_a_copy_writes_nothing_into_the_original(database: Path, original: Path) -> None:
     before = sorted((original / "mlruns").rglob("*"))
-    with tracking.training(tracking.open_store(f"sqlite:///{database}"), config.load(), "d" * 64) as run:
+    with tracking.training(open_store(f"sqlite:///{database}"), config.load(), "d" * 64) as run:
         run.log_bytes(b"new", "new.txt")
     assert (database.parent / "artifacts" / run.run_id / "artifacts" / "new.txt").read_bytes() == b"new"
     assert sorted((original / "mlruns").rglob("*")) == before
@@ -113,7 +115,7 @@ def test_a_deleted_run_is_neither_gone_nor_are_its_artifacts_stray(database: Pat
 
 
 def test_a_run_whose_process_died_is_closed_without_being_asked(database: Path) -> None:
-    store = tracking.open_store(f"sqlite:///{database}")
+    store = open_store(f"sqlite:///{database}")
     run = tracking.start(store, config.load(), {"data_sha256": "d" * 64})
     assert words(doctor.stale(store)) == []
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
@@ -136,7 +138,7 @@ def test_a_moved_project_is_told_and_mended_and_an_empty_store_gets_its_run_back
     shutil.rmtree(made_project.root / "mlruns")
     assert "untold: the store has no run of model" in made_project.stage("doctor", status=1).stdout
     assert "all is well" in made_project.stage("doctor", "--fix").stdout
-    store = tracking.open_store(f"sqlite:///{made_project.root}/mlruns/mlflow.db")
+    store = open_store(f"sqlite:///{made_project.root}/mlruns/mlflow.db")
     (run,) = store.runs("")
     metrics = made_project.json("metrics.json")
     assert run.data.tags["restored"] == "true"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import classifier, evaluate, files
+from pipeline import evaluate, files
 from pipeline.console import UserError
 from pipeline.evaluate import Answers
+from pipeline.learning import classifier
 
 RNG = np.random.default_rng(1)
 
@@ -39,7 +40,7 @@ def workspace(tmp_path, monkeypatch):
 EXPORT = """
 import sys
 from pathlib import Path
-from pipeline import network
+from pipeline.learning import network
 weights = [variable.numpy() for variable in network.build("article", 0.2).trainable_variables]
 for factor in (1, float("nan")):
     exported = network.export("article", [weight * factor for weight in weights], 0.2)

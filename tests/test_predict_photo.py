@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import files, photo, predict_photo, reading, sheet
-from pipeline.classifier import Classifier
+from pipeline import files, predict_photo
 from pipeline.console import UserError
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading, sheet
 
 READER = Path(__file__).parent / "reader"
 SHIPPED = files.ROOT / files.PHOTOS

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, files, model, registry, tracking
+from pipeline import config, files, registry, tracking
 from pipeline.console import UserError
+from pipeline.learning import model
 from pipeline.registry import CHALLENGER, CHAMPION, PREVIOUS
-from pipeline.tracking import Run, Store
+from pipeline.store import Store, open_store
+from pipeline.tracking import Run
 
 DATA = "d" * 64
 PASS = {"verdict": "pass", "base": "4d98a24"}
@@ -31,7 +33,7 @@ def store(tmp_path: Path, empty: Path) -> Store:
 def open_in(folder: Path) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
-        return tracking.open_store()
+        return open_store()
 
 
 def trained(store: Store, models: Path, content: bytes) -> Run:
@@ -81,7 +83,7 @@ def test_code_that_reads_photographs_otherwise_makes_a_new_version(
     registry.challenge(store, run, tmp_path / "models")
     edited = tmp_path / "serving.py"
     files.write_text(edited, (files.ROOT / "pipeline" / "serving.py").read_text() + "\n# read otherwise\n")
-    monkeypatch.setattr(tracking, "SERVED", [*tracking.SERVED[:-1], edited])
+    monkeypatch.setitem(tracking.SERVED, "serving.py", edited)
     assert registry.challenge(store, run, tmp_path / "models").number == "2"
 
 

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import photos, render_photos, rendered
-from pipeline import files, photo
+from pipeline import files
+from pipeline.photos import photo
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from conftest import Project
 from PIL import Image
 
 from pipeline import charts, files, report, tracking
+from pipeline.store import open_store
 
 MODEL, TEST = "a" * 64, "b" * 64
 METRICS = {
@@ -258,7 +259,7 @@ def test_the_page_is_kept_with_the_run_and_linked_from_its_note(
     said = made_project.stage("report").stdout
     assert said == "report: reports/index.html\n"
     monkeypatch.setenv("DVC_ROOT", str(made_project.root))
-    store = tracking.open_store()
+    store = open_store()
     run = store.runs("attributes.status = 'FINISHED'")[0]
     kept = tracking.Run(store, run.info.run_id).read("reports/index.html")
     assert kept == (made_project.root / report.PAGE).read_bytes()

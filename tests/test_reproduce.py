@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import Project, environment
 
-from pipeline import config, files, model, registry, reproduce, tracking
+from pipeline import config, files, provenance, registry, reproduce, tracking
 from pipeline.console import UserError
+from pipeline.learning import model
 from pipeline.reproduce import CLOSE, OTHER, SAME, Outcome
-from pipeline.tracking import Store
+from pipeline.store import Store, open_store
 
 MADE_OF = dict.fromkeys(("data", "params", "code", "model", "metrics"), ("d" * 64, "d" * 64))
 FIGURES = {"test_accuracy": (0.99, 0.99), "test_loss": (0.03, 0.03)}
@@ -79,7 +80,7 @@ def test_a_later_reading_by_other_code_is_a_reason_too() -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("workspace")))
-        return tracking.open_store()
+        return open_store()
 
 
 def run_of(store: Store, name: str, model: str = "") -> str:
@@ -133,7 +134,7 @@ def test_a_commit_that_is_not_here_is_named(store: Store, tmp_path: Path) -> Non
 
 
 def test_a_patch_that_is_gone_is_missed(store: Store, tmp_path: Path) -> None:
-    origin = tracking.Origin({"git.commit": _head(), "git.dirty": "true"}, b"")
+    origin = provenance.Origin({"git.commit": _head(), "git.dirty": "true"}, b"")
     run = tracking.start(store, config.load(), {"data_sha256": "d" * 64}, origin=origin)
     with pytest.raises(UserError, match="what was not committed is gone with its artifact"):
         reproduce.check_out(run, tmp_path / "clone")

@@ -25,7 +25,8 @@ from pipeline import files, serving, tracking
 
 REGISTER = """
 from pipeline import registry, tracking
-store = tracking.open_store()
+from pipeline.store import open_store
+store = open_store()
 registry.challenge(store, tracking.run_of_model(store))
 registry.promote(store, {"verdict": "pass"})
 """
@@ -122,7 +123,9 @@ def test_the_model_loads_anywhere_without_tensorflow_and_with_its_own_code(
     assert answer["text"] == str(label)
     assert not tensorflow
     assert not keras
-    assert {Path(file).name for file in modules.values()} == {module.name for module in tracking.SERVED}
+    assert {Path(file).parent.name + Path(file).stem for file in modules.values()} == {
+        path.parent.name + path.stem for path in tracking.SERVED.values()
+    }
     assert not any(Path(file).is_relative_to(served.root / "pipeline") for file in modules.values())
 
 

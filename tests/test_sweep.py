@@ -22,11 +22,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from pipeline import config, files, leaderboard, sweep_charts, trials
+from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.leaderboard import Result
-from pipeline.trials import Trial
+from pipeline.sweeps import charts, leaderboard, trials
+from pipeline.sweeps.leaderboard import Result
+from pipeline.sweeps.trials import Trial
 
 DATA = "d" * 64
 PARAMS = config.load(files.ROOT / "params.yaml")
@@ -170,7 +171,7 @@ def test_the_command_names_all_that_varies_and_the_threads() -> None:
 def test_the_pictures_are_drawn_for_any_grid_and_always_alike(grid: dict[str, list[Any]], tmp_path: Path) -> None:
     found = expanded(**grid)
     ranked = leaderboard.rank([result(trial, 0.1 + trial.number / 100) for trial in found], "val_loss")
-    for draw in (sweep_charts.parallel, sweep_charts.heatmap):
+    for draw in (charts.parallel, charts.heatmap):
         picture = draw(ranked, "val_loss")
         (tmp_path / "picture.png").write_bytes(picture)
         with Image.open(tmp_path / "picture.png") as image:
@@ -444,7 +445,9 @@ def test_a_signal_ends_a_sweep_cleanly_with_a_word_on_how_to_go_on(project: Proj
 
 FAILING = """
 import sys
-from pipeline import config, console, sweep, trajectory, trials
+from pipeline import config, console, sweep
+from pipeline.learning import trajectory
+from pipeline.sweeps import trials
 
 def fragile(digits, path, known):
     for number, message in enumerate(trials.explore(digits, path, known)):

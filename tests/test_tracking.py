@@ -10,8 +10,8 @@ import psutil
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from pipeline import config, console, files, tracking
-from pipeline.tracking import Store
+from pipeline import config, console, files, provenance, tracking
+from pipeline.store import Store, close_stale, open_store
 
 DATA = "d" * 64
 HISTORY = [{"loss": 0.5, "accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.9}, {"loss": 0.3, "val_loss": 0.2}]
@@ -21,7 +21,7 @@ HISTORY = [{"loss": 0.5, "accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.9},
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("workspace")))
-        return tracking.open_store()
+        return open_store()
 
 
 @pytest.fixture
@@ -87,33 +87,33 @@ def test_a_run_ends_as_its_training_does(
 
 
 def test_runs_of_dead_processes_are_closed_and_others_left(store: Store, params: config.Params) -> None:
-    dead, alive = (tracking.start(store, params, tracking.digests(params, DATA)) for _ in range(2))
+    dead, alive = (tracking.start(store, params, provenance.digests(params, DATA)) for _ in range(2))
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     dead.tag({"process.pid": gone.pid})
-    tracking.close_stale(store)
+    close_stale(store)
     assert [read(store, run).info.status for run in (dead, alive)] == ["KILLED", "RUNNING"]
     alive.end("FINISHED")
 
 
 def test_a_process_number_used_again_is_another_process(store: Store, params: config.Params) -> None:
-    run = tracking.start(store, params, tracking.digests(params, DATA))
+    run = tracking.start(store, params, provenance.digests(params, DATA))
     run.tag({"process.started": f"{psutil.Process().create_time() - 1000:.0f}"})
-    tracking.close_stale(store)
+    close_stale(store)
     assert read(store, run).info.status == "KILLED"
 
 
 def test_a_server_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(console.UserError, match=r"MLFLOW_TRACKING_URI=http://127.0.0.1:9: no answer .*; start the"):
-        tracking.open_store()
+        open_store()
 
 
 def test_a_store_that_is_no_database_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("these are no tables " * 200)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(console.UserError, match=r"mlflow\.db: .*not a database"):
-        tracking.open_store()
+        open_store()
 
 
 def repository(folder: Path) -> None:
@@ -129,10 +129,10 @@ def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote(
 ) -> None:
     repository(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert tracking.uncommitted() == b""
+    assert provenance.uncommitted() == b""
     for name in ("params.yaml", "reports/train.json", "dvc.lock", "new.py"):
         (tmp_path / name).write_text("two\n")
-    patch = tracking.uncommitted().decode()
+    patch = provenance.uncommitted().decode()
     assert [line.split(" b/")[1] for line in patch.splitlines() if line.startswith("diff")] == ["new.py", "params.yaml"]
     status = subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout
     assert "?? new.py" in status  # the index is as it was
@@ -140,7 +140,7 @@ def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote(
 
 OPENER = """
 from pipeline import config, tracking
-store = tracking.open_store()
+store = open_store()
 with tracking.training(store, config.load(), "d") as run:
     run.log_epoch(1, {"loss": 0.5})
 """
@@ -152,4 +152,4 @@ def test_four_processes_at_once_make_one_healthy_store(tmp_path: Path, monkeypat
     openers = [subprocess.Popen([sys.executable, "-c", OPENER], env=environment) for _ in range(4)]
     assert [opener.wait() for opener in openers] == [0] * 4
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert [run.info.status for run in tracking.open_store().runs("")] == ["FINISHED"] * 4
+    assert [run.info.status for run in open_store().runs("")] == ["FINISHED"] * 4

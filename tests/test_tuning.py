@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from benchmarks import tuning
-from pipeline import photo
+from pipeline.photos import photo
 
 GROUPS = ["one", "one", "two", "two", "three"]
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, tracking, ui
+from pipeline import config, model_card, ui
 from pipeline.console import UserError
+from pipeline.store import Store, open_store
 
 NOTE = "mlflow.note.content"
 
@@ -18,24 +19,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
-        store = tracking.open_store()
+        store = open_store()
     store.client.set_experiment_tag(store.experiment_id, NOTE, "Ours")
     return folder
 
 
 @pytest.fixture
-def store(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Store:
+def store(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("DVC_ROOT", str(workspace))
-    return tracking.open_store()
+    return open_store()
 
 
-def experiment_tags(store: tracking.Store) -> dict[str, str]:
+def experiment_tags(store: Store) -> dict[str, str]:
     return dict(store.client.get_experiment(store.experiment_id).tags)
 
 
 def test_the_view_names_parameters_and_metrics_that_runs_have() -> None:
     assert {name.removeprefix("train.") for name in ui.PARAMETERS} <= set(config.Train.model_fields)
-    assert set(ui.FIGURES) <= {name for name, *_ in tracking.CARD} | {"best_val_loss"}
+    assert set(ui.FIGURES) <= {name for name, *_ in model_card.CARD} | {"best_val_loss"}
 
 
 def test_every_chart_stands_in_a_section() -> None:
@@ -45,20 +46,20 @@ def test_every_chart_stands_in_a_section() -> None:
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])
 
 
-def test_a_store_keeps_the_view_whole(store: tracking.Store) -> None:
+def test_a_store_keeps_the_view_whole(store: Store) -> None:
     ui.view_at("http://127.0.0.1:5000")
     kept = json.loads(experiment_tags(store)[f"mlflow.sharedViewState.{ui.VIEW}"])
     assert json.loads(kept["state"]) == json.loads(json.dumps(ui.view_state()))
     assert kept["name"] == "Which is best?"
 
 
-def test_the_address_is_that_of_the_view(store: tracking.Store) -> None:
+def test_the_address_is_that_of_the_view(store: Store) -> None:
     address = ui.view_at("http://127.0.0.1:5000/")
     assert address.startswith(f"http://127.0.0.1:5000/#/experiments/{store.experiment_id}/runs?")
     assert address.endswith(f"viewStateShareKey={ui.VIEW}")
 
 
-def test_what_a_person_has_written_stays(store: tracking.Store) -> None:
+def test_what_a_person_has_written_stays(store: Store) -> None:
     ui.view_at("http://127.0.0.1:5000")
     assert experiment_tags(store)[NOTE] == "Ours"
 

@@ -13,14 +13,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import console, files, model, trajectory
-from pipeline.cluster import Cluster, FailedError, LostError
+from pipeline import console, files
 from pipeline.config import Params
 from pipeline.console import Stopped
-from pipeline.leaderboard import Result
-from pipeline.tracking import Origin, Run, Store, start
-from pipeline.trajectory import Checkpointed, Epoch, Metrics
-from pipeline.trials import Message, Packaged, Started, Trial, longest, words
+from pipeline.learning import model, trajectory
+from pipeline.learning.trajectory import Checkpointed, Epoch, Metrics
+from pipeline.provenance import Origin
+from pipeline.store import Store
+from pipeline.sweeps.cluster import Cluster, FailedError, LostError
+from pipeline.sweeps.leaderboard import Result
+from pipeline.sweeps.trials import Message, Packaged, Started, Trial, longest, words
+from pipeline.tracking import Run, start
 
 RETRIES = 3  # of a path, with no epoch gained in between
 PRUNED = 50  # paths between two looks at how much is kept

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import files, photo, preprocess, reading
-from pipeline.photo import UnreadableError
+from pipeline import files, preprocess
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import UnreadableError
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import augmentation, config, non_digits
-from pipeline.augmentation import augment, degrade
+from pipeline import config
+from pipeline.learning import augmentation, non_digits
+from pipeline.learning.augmentation import augment, degrade
 
 OFF = dict.fromkeys(config.Augment.model_fields, 0.0)
 ALL = config.load().train.augment

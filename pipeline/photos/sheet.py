@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import photo, reading
-from pipeline.classifier import Classifier
-from pipeline.photo import Picture
-from pipeline.reading import Digit, Reading
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import Picture
+from pipeline.photos.reading import Digit, Reading
 
 CARD_WIDTH, CARD_HEIGHT, PHOTO_HEIGHT = 228, 276, 150  # pixels of a card on the contact sheet, and of its photograph
 COLUMNS = 6

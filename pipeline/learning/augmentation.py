@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import Augment
-from pipeline.handwriting import SIDE, write_european
+from pipeline.learning.handwriting import SIDE, write_european
 
 CELL = SIDE + 2  # a field with a margin of one pixel, so that stacked fields do not touch
 CHUNK = 1000  # fields at a time: few enough for the cache, and 30,000 rows fit OpenCV's 16-bit coordinates

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline import config, files, model, trajectory
+from pipeline import config, files
 from pipeline.config import Params, Train
 from pipeline.console import UserError
-from pipeline.trajectory import Digits, Epoch
+from pipeline.learning import model, trajectory
+from pipeline.learning.trajectory import Digits, Epoch
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]

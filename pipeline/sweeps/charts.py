@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from pipeline.leaderboard import Result, cell
-from pipeline.trials import words
+from pipeline.sweeps.leaderboard import Result, cell
+from pipeline.sweeps.trials import words
 
 DARK_IS_BETTER = "viridis"  # as clear in grey as in colour, whatever the eye
 FEW = 12  # values beside each other that can still be read

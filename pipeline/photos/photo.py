@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.lines import LONG, lines_of, long_lines_of, runs_of, stroke_of, typical, without
+from pipeline.photos.lines import LONG, lines_of, long_lines_of, runs_of, stroke_of, typical, without
 
 FIELD = 28  # MNIST's field
 BOX = 20  # LeCun: the longer side of the ink

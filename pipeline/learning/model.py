@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import augmentation, files
-from pipeline.classifier import Calibration, Classifier, fit_calibration
+from pipeline import files
 from pipeline.config import Train
-from pipeline.trajectory import Digits, Epoch
+from pipeline.learning import augmentation
+from pipeline.learning.classifier import Calibration, Classifier, fit_calibration
+from pipeline.learning.trajectory import Digits, Epoch
 
 ARCHIVE, NETWORK, CALIBRATION = "digits.keras", "digits.tflite", "calibration.json"
 
@@ -21,7 +22,7 @@ def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
 
     Temperature and thresholds are fitted on the validation digits, as they are and degraded as by photographs.
     """
-    from pipeline import network
+    from pipeline.learning import network
 
     archive, exported = network.export(train.network, epoch.weights, train.dropout)
     degraded = augmentation.degrade(digits.val_images, digits.val_labels, seed=train.seed, settings=train.augment)

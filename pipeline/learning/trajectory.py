@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pipeline import augmentation, files, non_digits
+from pipeline import files
 from pipeline.config import Checkpoints, Train
 from pipeline.console import UserError
+from pipeline.learning import augmentation, non_digits
 
 CODE = (
     "augmentation.py",
@@ -101,7 +102,7 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
     """
     if train.instructions == "avx2":
         os.environ.update(AVX2)  # TensorFlow reads them when it is imported
-    from pipeline.network import Learner  # which takes seconds: only who trains waits for it
+    from pipeline.learning.network import Learner  # which takes seconds: only who trains waits for it
 
     learner = Learner(train, steps(train, len(digits.labels)))
     if after:

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import augmentation
-from pipeline.augmentation import SIDE, clipped, smooth
 from pipeline.config import Augment
+from pipeline.learning import augmentation
+from pipeline.learning.augmentation import SIDE, clipped, smooth
 
 BOX = 20  # LeCun: the longer side of the ink
 LETTERS = "ACEFHKMNPRUVWXYadefhkmnprtuvwxy?&#%@+=*<>"  # none that is somebody's digit: no b, B, D, g, I...

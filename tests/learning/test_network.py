@@ -10,9 +10,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from pipeline import config, trajectory
-from pipeline.classifier import Calibration, Classifier
+from pipeline import config
 from pipeline.console import UserError
+from pipeline.learning import trajectory
+from pipeline.learning.classifier import Calibration, Classifier
 
 pytestmark = pytest.mark.slow  # TensorFlow takes seconds to import
 ARTICLE = {  # the summary that the article prints
@@ -29,7 +30,7 @@ ARTICLE = {  # the summary that the article prints
 
 @pytest.fixture(scope="module")
 def network():
-    from pipeline import network
+    from pipeline.learning import network
 
     network.use_threads(1)  # before the first operation settles the count
     return network
@@ -156,7 +157,8 @@ def test_the_exports_answer_as_the_network_does(network, name: str, images: np.n
 AVX2 = """
 import hashlib
 import numpy as np
-from pipeline import config, trajectory
+from pipeline import config
+from pipeline.learning import trajectory
 rng = np.random.default_rng(7)
 images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 10, 600, np.uint8)
 changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lines import lines_of, long_lines_of, runs_of, without
+from pipeline.photos.lines import lines_of, long_lines_of, runs_of, without
 
 
 def test_the_straight_side_of_a_nine_in_a_cell_is_no_line_for_the_paper_is_bare_on_its_way():

@@ -1,9 +1,10 @@
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.classifier import (
+from pipeline import files
+from pipeline.console import UserError
+from pipeline.learning.classifier import (
     Calibration,
     Classifier,
     evidence,
@@ -12,9 +13,8 @@ from pipeline.classifier import (
     is_torn,
     softmax,
 )
-from pipeline.console import UserError
 
-READER = Path(__file__).parent / "reader"  # a network that an earlier `make` trained
+READER = files.ROOT / "tests" / "reader"  # a network that an earlier `make` trained
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import photo
-from pipeline.classifier import FLOOR, Classifier, Verdict, evidence, is_torn, softmax
-from pipeline.photo import Box, Page, Picture, Piece
+from pipeline.learning.classifier import FLOOR, Classifier, Verdict, evidence, is_torn, softmax
+from pipeline.photos import photo
+from pipeline.photos.photo import Box, Page, Picture, Piece
 
 # Of the ink's darkness where ink begins; a lone digit is prepared with each, and all of them are heard.
 SHARES = (0.4, 0.25, 0.15)

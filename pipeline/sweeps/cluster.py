@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline import console, files
 from pipeline.console import UserError
-from pipeline.trajectory import AVX2, Digits
-from pipeline.trials import Message, Trial, explore, longest
+from pipeline.learning.trajectory import AVX2, Digits
+from pipeline.sweeps.trials import Message, Trial, explore, longest
 
 PATIENCE = 5  # seconds in which a cluster must answer
 STORE = 100_000_000  # bytes of shared memory, besides the digits, for what is on its way: an epoch is a megabyte

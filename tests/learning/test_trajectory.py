@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from pipeline import config, preprocess, trajectory
-from pipeline.trajectory import Checkpointed, Digits, Epoch
+from pipeline import config, preprocess
+from pipeline.learning import trajectory
+from pipeline.learning.trajectory import Checkpointed, Digits, Epoch
 
 LOSSES = [0.9, 0.5, 0.6, 0.4, 0.45, 0.41, 0.4, 0.39]
 
@@ -194,7 +195,8 @@ WALKER = """
 import sys
 import numpy as np
 from pathlib import Path
-from pipeline import config, trajectory
+from pipeline import config
+from pipeline.learning import trajectory
 arrays = [np.load(Path(sys.argv[1], f"{n}.npy")) for n in range(4)]
 train = config.Train.model_validate_json(sys.argv[3])
 for epoch in trajectory.walk(trajectory.Digits(*arrays, sha256=""), train, trajectory.Checkpointed(Path(sys.argv[2]))):
@@ -217,7 +219,7 @@ def test_two_processes_on_one_path_walk_it_once(train: config.Train, digits: Dig
 
 @pytest.mark.slow
 def test_the_decision_is_that_of_keras_early_stopping(train: config.Train) -> None:
-    from pipeline.network import keras
+    from pipeline.learning.network import keras
 
     rng = np.random.default_rng(5)
     for patience in (1, 2, 4):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import config
-from pipeline.trials import Trial, words
+from pipeline.sweeps.trials import Trial, words
 
 SHOWN = 20  # rows that a terminal and a run's note show; the file has them all
 Row = dict[str, Any]

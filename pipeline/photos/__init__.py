@@ -1,0 +1,1 @@
+"""What finds and reads the digits in a picture."""
