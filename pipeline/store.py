@@ -90,6 +90,9 @@ def connect(uri: str) -> Store:
 def _connect_local(uri: str) -> Store:
     folder = database_of(uri).parent
     folder.mkdir(parents=True, exist_ok=True)
+    ignore = folder / ".gitignore"
+    if folder.name == "mlruns" and not ignore.exists():  # it is removed by who removes mlruns/
+        files.write_text(ignore, "*\n!.gitignore\n")
     with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
         return _connect(uri, artifacts=(folder / "artifacts").as_uri())
 

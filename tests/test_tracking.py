@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 
 from pipeline import config, console, files, provenance, tracking
-from pipeline.store import Store, close_stale, open_store
+from pipeline.store import Store, close_stale, connect, open_store
 
 DATA = "d" * 64
 HISTORY = [{"loss": 0.5, "accuracy": 0.8, "val_loss": 0.4, "val_accuracy": 0.9}, {"loss": 0.3, "val_loss": 0.2}]
@@ -37,6 +37,11 @@ def test_the_store_and_its_artifacts_lie_in_the_main_workspace(store: Store) -> 
     location = store.client.get_experiment(store.experiment_id).artifact_location
     assert location.startswith("file:///")
     assert location.endswith("/mlruns/artifacts")
+
+
+def test_a_store_that_is_made_anew_keeps_its_content_out_of_git(tmp_path: Path) -> None:
+    connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    assert (tmp_path / "mlruns/.gitignore").read_text() == (files.ROOT / "mlruns/.gitignore").read_text()
 
 
 def test_a_run_carries_what_its_model_was_made_of(store: Store, params: config.Params) -> None:
