@@ -279,6 +279,34 @@ def written(figure):
     return f"{known:,.{decimals}%}" if text.endswith("%") else f"{known:,.{decimals}f}"
 
 
+def test_git_holds_the_folder_of_the_runs_and_nothing_in_it():
+    def lists(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+    assert lists("ls-files", "mlruns") == ["mlruns/.gitignore"]
+    inside = ["mlruns/mlflow.db", "mlruns/.lock", "mlruns/artifacts/0/model.keras"]
+    assert lists("check-ignore", "mlruns/.gitignore", *inside) == inside
+
+
+def test_an_action_of_github_is_pinned_by_commit_and_names_its_version():
+    used = re.findall(r"uses: (.*)", (ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    assert len(used) >= 4
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)] == []
+
+
+def test_what_is_checked_before_a_commit_is_make_check():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == ["make --silent check"]
+
+
+def test_the_papers_name_one_version_and_one_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert f"\n## [{project['version']}]\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith(f"{project['license']} License\n")
+
+
 def test_no_file_names_a_folder_of_some_machine():
     places = re.compile(r"(?<![\w.])/(?:home|Users|root|work)/\w")
     folders = ("pipeline", "tests", "benchmarks", ".ci", ".github")
