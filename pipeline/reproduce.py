@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 from mlflow.entities import Run as MlflowRun
 
-from pipeline import console, fetch, files, provenance, registry
+from pipeline import config, console, fetch, files, provenance, registry
 from pipeline.console import UserError
 from pipeline.store import Store, open_store
 from pipeline.tracking import Run
@@ -163,11 +163,17 @@ def _git(*words: str, cwd: Path = files.ROOT, given: bytes = b"") -> None:
 
 
 def repeat(clone: Path) -> None:
-    """Run the pipeline in ``clone``; the raw data is this workspace's where it is whole, else fetched."""
-    if fetch.present(files.ROOT / files.RAW):
+    """Run the pipeline in ``clone``; the raw data is this workspace's where it is what the clone needs, else fetched."""
+    if fetch.present(files.ROOT / files.RAW, wanted_sums(clone)):
         _call(clone, sys.executable, "-m", "pipeline.fetch", "--from", str(files.ROOT / files.RAW))
         _call(clone, sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "fetch")
     _call(clone, sys.executable, "-m", "dvc", "repro")
+
+
+def wanted_sums(clone: Path) -> dict[str, str]:
+    """Return the sha256 of the raw files that a clone asks for: ours, where its commit is older than the parameter."""
+    wanted = yaml.safe_load((clone / files.PARAMS).read_text("utf-8")).get("data", {}).get("sha256")
+    return fetch.sums_of(wanted or config.load(files.ROOT / files.PARAMS).data.sha256.model_dump())
 
 
 def _call(clone: Path, *words: str) -> None:

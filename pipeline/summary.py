@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import console, files
 
 FACTS = {  # report: what it says, in the words of a sentence
-    "data.json": "{train_digits:,} digits to learn from, {validation_digits:,} that decided, {test_digits:,} to test",
+    "data.json": "{train_images:,} images to learn from, {validation_images:,} that decided, {test_images:,} to test",
     "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
     "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
     " loss {test_loss:.4f}",

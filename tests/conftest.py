@@ -19,7 +19,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from pipeline import fetch, files
+from pipeline import config, fetch, files
 
 settings.register_profile("repeatable", derandomize=True)  # the same examples at every run, as everything here
 settings.load_profile("repeatable")
@@ -113,9 +113,11 @@ class Project:
 @pytest.fixture(scope="session")
 def raw_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the four files: the project's own where they are whole, else freshly fetched ones."""
-    if fetch.present(files.ROOT / files.RAW):
+    params = config.load(files.ROOT / files.PARAMS)
+    if fetch.present(files.ROOT / files.RAW, fetch.sums_of(params.data.sha256.model_dump())):
         return files.ROOT / files.RAW
     folder = tmp_path_factory.mktemp("mnist")
+    shutil.copy(files.ROOT / files.PARAMS, folder)
     variables = os.environ | {"PYTHONPATH": str(files.ROOT)}
     subprocess.run([sys.executable, "-m", "pipeline.fetch"], cwd=folder, env=variables, check=True)
     return folder / files.RAW

