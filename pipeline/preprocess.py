@@ -29,7 +29,7 @@ COLUMNS, CELL, MARGIN = 24, 32, 20  # of the sheet: digits a row, pixels a digit
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def read_idx(path: Path, kind: str, classes: int) -> np.ndarray:
+def read_idx(path: Path, kind: str, classes: int = 256) -> np.ndarray:
     """Return the ``images`` (uint8 [n, 28, 28]) or the ``labels`` (uint8 [n], below ``classes``) of an IDX file.
 
     Raises ``UserError`` for anything else: it names the file, what it holds and what was expected.
@@ -81,8 +81,8 @@ def _wrong(path: Path, found: str) -> UserError:
     return UserError(f"{path}: holds {found}; run `dvc repro --force fetch` for a good one")
 
 
-def read_pair(folder: Path, part: str, classes: int) -> Split:
-    """Return the images and the labels of one part of the data (``train`` or ``t10k``), as many of one as of the other."""
+def read_pair(folder: Path, part: str, classes: int = 256) -> Split:
+    """Return the images and the labels of one part of the data, ``train`` or ``t10k``: as many of one as of the other."""
     paths = {"images": folder / f"{part}-images-idx3-ubyte", "labels": folder / f"{part}-labels-idx1-ubyte"}
     images, labels = (read_idx(path, kind, classes) for kind, path in paths.items())
     if len(images) != len(labels):

@@ -163,7 +163,7 @@ def _git(*words: str, cwd: Path = files.ROOT, given: bytes = b"") -> None:
 
 
 def repeat(clone: Path) -> None:
-    """Run the pipeline in ``clone``; the raw data is this workspace's where it is what the clone needs, else fetched."""
+    """Run the pipeline in ``clone``; the raw data is this workspace's where the clone needs the same, else fetched."""
     if fetch.present(files.ROOT / files.RAW, wanted_sums(clone)):
         _call(clone, sys.executable, "-m", "pipeline.fetch", "--from", str(files.ROOT / files.RAW))
         _call(clone, sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "fetch")

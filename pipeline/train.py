@@ -1,6 +1,6 @@
 """Stage train: walk the path of epochs, leave it when it stops getting better, keep the best epoch's network.
 
-Reads   data/prepared (training and validation digits; the test digits stay unread), params.yaml
+Reads   data/prepared (training and validation images, the names of the classes; not the test images), params.yaml
 Writes  models/digits.keras, models/digits.tflite, models/calibration.json, reports/train.json,
         reports/history.csv, reports/provenance.json (the digests of data, parameters and code)
 Expect  53,578 parameters and a best validation accuracy of about 0.994 with the default parameters.

@@ -196,7 +196,7 @@ def test_other_data_is_fetched_from_the_mirrors_that_params_yaml_names_and_from_
     content["data"] |= {"mirrors": [], "sha256": dict.fromkeys(content["data"]["sha256"], "0" * 64)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(
-        UserError, match=r"Shapes could not be fetched; .* Tried in order: nothing, data\.mirrors is empty"
+        UserError, match=r"Shapes could not be fetched; .*: nothing, data\.mirrors is empty"
     ):
         fetch.main([])
 

@@ -1,8 +1,8 @@
-"""Fields to digits: the exported network, calibrated probabilities and a verdict (LiteRT, no TensorFlow)."""
+"""Fields to classes: the exported network, calibrated probabilities and a verdict (LiteRT, no TensorFlow)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ Verdict = Literal["digit", "unsure", "no digit"]
 BATCH = 500  # fields a call: enough to be fast, little enough to need no memory to speak of
 FLOOR = 1e-30  # below what float32 can say of a probability; keeps the logarithm finite
 ACCEPTED = 0.99  # share of true digits that each threshold lets pass
+DIGITS = tuple("0123456789")  # the classes of a calibration that names none
 TORN = 0.6  # of the best answer's probability: with a second one above it, half of the best ones are wrong
 
 
@@ -27,12 +28,13 @@ class Calibration:
     ``temperature`` divides the logits (Guo et al. 2017, section 4.2). Verdicts follow the evidence of a field:
     ``digit`` from ``certain`` on, unless it is torn between two, which nearly all clean digits reach; ``unsure`` from
     ``possible`` on, which nearly all digits reach that were degraded as photographs degrade them; below it, ``no
-    digit``.
+    digit``. ``classes`` are the names of the answers.
     """
 
     temperature: float
     certain: float
     possible: float
+    classes: tuple[str, ...] = DIGITS
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf") or not 0 <= self.possible <= self.certain < float("inf"):
@@ -43,10 +45,11 @@ class Calibration:
         """Read a calibration that ``save`` wrote."""
         try:
             content = files.read_json(path)
-            return cls(*(float(content[field.name]) for field in fields(cls)))
+            numbers = (float(content[name]) for name in ("temperature", "certain", "possible"))
+            return cls(*numbers, tuple(map(str, content.get("classes", DIGITS))))
         except FileNotFoundError:
             raise UserError(f"{path}: expected the calibration here; `dvc repro train` makes it") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: expected temperature, certain and possible; `dvc repro train` makes it") from None
 
     def save(self, path: Path) -> None:
@@ -54,17 +57,19 @@ class Calibration:
         files.write_json(path, asdict(self))
 
 
-def fit_calibration(clean: np.ndarray, degraded: np.ndarray, labels: np.ndarray) -> Calibration:
+def fit_calibration(
+    clean: np.ndarray, degraded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...] = DIGITS
+) -> Calibration:
     """Fit temperature and thresholds to validation digits, as they are and degraded as photographs degrade them.
 
-    ``clean`` and ``degraded`` [n, 10] are the network's logits up to a constant a row; ``labels`` [n]. The temperature
+    ``clean`` and ``degraded`` [n, classes] are the network's logits up to a constant a row; ``labels`` [n]. The temperature
     has the least negative log-likelihood on the degraded ones.
     """
     temperature = round(fit_temperature(degraded, labels), 4)
     answers = softmax(clean / temperature)
     certain = _least(np.where(is_torn(answers), 0, evidence(answers)))
     possible = _least(evidence(softmax(degraded / temperature)))
-    return Calibration(temperature, max(certain, possible), possible)
+    return Calibration(temperature, max(certain, possible), possible, classes)
 
 
 def _least(evidences: np.ndarray) -> float:
@@ -73,7 +78,7 @@ def _least(evidences: np.ndarray) -> float:
 
 
 def evidence(probabilities: np.ndarray) -> np.ndarray:
-    """Return how far the best answer's logit lies above the mean logit, [...], of probabilities [..., 10].
+    """Return how far the best answer's logit lies above the mean logit, [...], of probabilities [..., classes].
 
     It tells digits from what is none better than the greatest probability does: a letter may be like one digit only
     and still be like none (compare the flattened softmax of Liang et al. 2018, ODIN).
@@ -83,7 +88,7 @@ def evidence(probabilities: np.ndarray) -> np.ndarray:
 
 
 def is_torn(probabilities: np.ndarray) -> np.ndarray:
-    """Tell, bool [...], where two answers of probabilities [..., 10] are about equally likely."""
+    """Tell, bool [...], where two answers of probabilities [..., classes] are about equally likely."""
     ordered = np.sort(probabilities, axis=-1)
     return ordered[..., -2] > TORN * ordered[..., -1]
 
@@ -122,6 +127,10 @@ class Classifier:
             raise UserError("the exported network is not a LiteRT model; `dvc repro train` makes it anew") from None
         self._input = self._network.get_input_details()[0]
         self._output = self._network.get_output_details()[0]["index"]
+        answers = int(self._network.get_output_details()[0]["shape"][-1])
+        if answers != len(self.classes):
+            named = f"calibration.json names {len(self.classes)} classes"
+            raise UserError(f"the exported network has {answers} answers, but {named}; `dvc repro train` makes both")
         self._size = 0
 
     @classmethod
@@ -133,25 +142,30 @@ class Classifier:
             raise UserError(f"{models / 'digits.tflite'}: expected the network here; `dvc repro` makes it") from None
         return cls(content, Calibration.load(models / "calibration.json"), threads)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the answers."""
+        return self.calibration.classes
+
     def raw(self, fields: np.ndarray) -> np.ndarray:
-        """Return the network's own probabilities, float32 [n, 10], of uint8 fields [n, 28, 28]."""
-        found = np.empty((len(fields), 10), np.float32)
+        """Return the network's own probabilities, float32 [n, classes], of uint8 fields [n, 28, 28]."""
+        found = np.empty((len(fields), len(self.classes)), np.float32)
         for start in range(0, len(fields), BATCH):
             found[start : start + BATCH] = self._call(fields[start : start + BATCH])
         return found
 
     def log_probabilities(self, fields: np.ndarray) -> np.ndarray:
-        """Return the logits up to a constant a row, float64 [n, 10], before calibration."""
+        """Return the logits up to a constant a row, float64 [n, classes], before calibration."""
         return np.log(np.maximum(self.raw(fields).astype(np.float64), FLOOR))
 
     def probabilities(self, fields: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities, float64 [n, 10], of uint8 fields [n, 28, 28]."""
+        """Return calibrated probabilities, float64 [n, classes], of uint8 fields [n, 28, 28]."""
         if len(fields) == 0:
-            return np.empty((0, 10))
+            return np.empty((0, len(self.classes)))
         return softmax(self.log_probabilities(fields) / self.calibration.temperature)
 
     def verdict(self, probabilities: np.ndarray) -> Verdict:
-        """Judge one field by its calibrated probabilities [10]."""
+        """Judge one field by its calibrated probabilities [classes]."""
         found = evidence(probabilities)
         if found >= self.calibration.certain and not is_torn(probabilities):
             return "digit"

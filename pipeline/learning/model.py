@@ -26,9 +26,9 @@ def package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
 
     archive, exported = network.export(train.network, epoch.weights, train.dropout)
     degraded = augmentation.degrade(digits.val_images, digits.val_labels, seed=train.seed, settings=train.augment)
-    network_alone = Classifier(exported, Calibration(temperature=1, certain=0, possible=0))
+    network_alone = Classifier(exported, Calibration(temperature=1, certain=0, possible=0, classes=digits.classes))
     clean_logits, logits = (network_alone.log_probabilities(images) for images in (digits.val_images, degraded))
-    calibration = fit_calibration(clean_logits, logits, digits.val_labels)
+    calibration = fit_calibration(clean_logits, logits, digits.val_labels, digits.classes)
     return {
         ARCHIVE: archive,
         NETWORK: exported,

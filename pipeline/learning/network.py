@@ -23,7 +23,7 @@ with hushed():  # and says what it was built with whatever they say
     import keras
     import tensorflow as tf
 
-PARAMETERS = 53_578  # of every network here: the article's count
+PARAMETERS = 53_578  # of every network here, for ten classes: the article's count
 CHUNK = 8  # steps a call: few enough that a signal is heard within a second
 INSTRUCTIONS = "avx2" if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2" else "native"
 State = dict[str, np.ndarray]
@@ -77,8 +77,8 @@ def check_instructions(instructions: str) -> None:
         raise UserError(f"train.instructions: this process already computes with {INSTRUCTIONS}, not {instructions}")
 
 
-def build(name: str, dropout: float, precision: str = "float32", seed: int = 0) -> keras.Model:
-    """Return one of ``NETWORKS``, from uint8 images [n, 28, 28, 1] to probabilities [n, 10].
+def build(name: str, dropout: float, precision: str = "float32", seed: int = 0, *, classes: int = 10) -> keras.Model:
+    """Return one of ``NETWORKS``, from uint8 images [n, 28, 28, 1] to probabilities [n, classes].
 
     Pooling comes before the ReLU: the same function, on a quarter of the values. The scaling by 1/255 is a layer.
     """
@@ -103,7 +103,7 @@ def build(name: str, dropout: float, precision: str = "float32", seed: int = 0) 
         layers += [convolution, pooling, relu, dropped] if each.pooled else [convolution, relu]
     layers += [
         keras.layers.Flatten(name="flatten", dtype=policy),
-        keras.layers.Dense(10, kernel_initializer=start[-1], name="dense", dtype=policy),
+        keras.layers.Dense(classes, kernel_initializer=start[-1], name="dense", dtype=policy),
         keras.layers.Softmax(name="probability", dtype="float32"),
     ]
     return keras.Sequential(layers, name="digits")
@@ -116,13 +116,12 @@ class Learner:
     that the next epoch depends on.
     """
 
-    def __init__(self, params: Train, steps: int) -> None:
+    def __init__(self, params: Train, steps: int, classes: int = 10) -> None:
         use_threads(params.threads)
         check_instructions(params.instructions)
-        self.params, self.network = params, NETWORKS[params.network]
-        start = [
-            weight.numpy() for weight in build(params.network, params.dropout, seed=params.seed).trainable_variables
-        ]
+        self.params, self.network, self.classes = params, NETWORKS[params.network], classes
+        model = build(params.network, params.dropout, seed=params.seed, classes=classes)
+        start = [weight.numpy() for weight in model.trainable_variables]
         self.weights, self.average = _variables(start), _variables(start)
         self.mean, self.square = _variables(0 * weight for weight in start), _variables(0 * weight for weight in start)
         self.step = tf.Variable(0, dtype=tf.int64)
@@ -136,7 +135,7 @@ class Learner:
     ) -> dict[str, float]:
         """Walk one epoch, numbered from 1; return the mean ``loss`` and ``accuracy`` of its digits, as Keras does.
 
-        ``labels`` above 9 mark fields that hold no digit: all ten answers are to be equally likely there.
+        A label equal to ``classes`` marks a field that is of no class: all answers are to be equally likely there.
         ``heard`` is told of every few steps done.
         """
         size = self.params.batch_size
@@ -148,7 +147,7 @@ class Learner:
             sums += self._learn(pixels, answers, tf.constant(part)).numpy()
             if heard:
                 heard(-(-len(part) // size))
-        loss, correct = sums / np.count_nonzero(labels < 10)
+        loss, correct = sums / np.count_nonzero(labels < self.classes)
         return {"loss": float(loss), "accuracy": float(correct)}
 
     def _learn_steps(self, images: tf.Tensor, labels: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
@@ -160,8 +159,8 @@ class Learner:
         return sums
 
     def _take_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        digit = tf.cast(labels < 10, tf.float32)
-        targets = tf.one_hot(labels, 10) + (1 - digit[:, None]) / 10
+        digit = tf.cast(labels < self.classes, tf.float32)
+        targets = tf.one_hot(labels, self.classes) + (1 - digit[:, None]) / self.classes
         with tf.GradientTape() as tape:
             logits = forward(self.network, self.weights, images, self.params.precision, self._drop)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
@@ -229,7 +228,7 @@ def forward(
     precision: str = "float32",
     drop: Callable[[tf.Tensor, int], tf.Tensor] = lambda values, _: values,
 ) -> tf.Tensor:
-    """Return the logits, float32 [n, 10], of `build`'s network with these weights, in the order that learns fastest.
+    """Return the logits, float32 [n, classes], of `build`'s network with these weights, in the order that learns fastest.
 
     Bias and ReLU come after the pooling, which commutes with both: the same function on a quarter of the values. Rows
     and columns that no answer depends on are left out.
@@ -280,7 +279,7 @@ def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def export(name: str, weights: list[np.ndarray], dropout: float) -> tuple[bytes, bytes]:
     """Return one of ``NETWORKS`` with these weights as a Keras archive and as LiteRT: same weights, same bytes."""
-    network = build(name, dropout)
+    network = build(name, dropout, classes=len(weights[-1]))
     _assign(network.trainable_variables, weights)
     with tempfile.TemporaryDirectory() as folder:
         network.save(Path(folder, "digits.keras"))

@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline import files
-from pipeline.config import Checkpoints, Train
+from pipeline.config import DIGITS, Checkpoints, Train
 from pipeline.console import UserError
 from pipeline.learning import augmentation, non_digits
 
@@ -37,7 +37,6 @@ CODE = (
 )  # what a path's bits depend on, besides the packages
 DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
 AVX2 = {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # both: where AVX-512 lacks, oneDNN is off
-NO_DIGIT = 10  # the label of a field that holds none: the network is to find every digit equally unlikely
 Metrics = dict[str, float]
 Heard = Callable[[int], object] | None
 History = Sequence[Metrics]
@@ -45,23 +44,29 @@ History = Sequence[Metrics]
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits to learn from and those that decide: uint8 images [n, 28, 28], uint8 labels [n]; and their digest."""
+    """The images to learn from and those that decide: uint8 [n, 28, 28], labels uint8 [n]; and their digest.
+
+    ``classes`` are the names of the labels 0, 1...
+    """
 
     images: np.ndarray
     labels: np.ndarray
     val_images: np.ndarray
     val_labels: np.ndarray
     sha256: str
+    classes: tuple[str, ...] = DIGITS
 
 
 def load_digits(folder: Path) -> Digits:
     """Read what `preprocess` wrote; the test digits stay unread."""
     names = [f"{part}-{kind}.npy" for part in ("train", "validation") for kind in ("images", "labels")]
+    names.append("classes.json")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder / missing[0]}: expected a prepared array; run `dvc repro preprocess`")
-    arrays = [np.load(folder / name, allow_pickle=False) for name in names]
-    return Digits(arrays[0], arrays[1], arrays[2], arrays[3], files.digest_files(folder / name for name in names))
+        raise UserError(f"{folder / missing[0]}: expected prepared data; run `dvc repro preprocess`")
+    arrays = [np.load(folder / name, allow_pickle=False) for name in names[:-1]]
+    classes = tuple(files.read_json(folder / names[-1]))
+    return Digits(*arrays, sha256=files.digest_files(folder / name for name in names), classes=classes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
         os.environ.update(AVX2)  # TensorFlow reads them when it is imported
     from pipeline.learning.network import Learner  # which takes seconds: only who trains waits for it
 
-    learner = Learner(train, steps(train, len(digits.labels)))
+    learner = Learner(train, steps(train, len(digits.labels)), len(digits.classes))
     if after:
         learner.restore(after.state)
     for number in range(after.number + 1 if after else 1, train.epochs + 1):
@@ -114,13 +119,16 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
 
 
 def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images and labels of one epoch: digits changed as photographs do, and non-digits, labelled 10."""
+    """Return the images and labels of one epoch: digits changed as photographs do, and non-digits.
+
+    The label of those is the number of classes: the network is to find each class equally unlikely.
+    """
     changed = augmentation.augment(digits.images, digits.labels, seed=train.seed, epoch=epoch, settings=train.augment)
     extra = strangers(train, len(digits.labels))
     if not extra:
         return changed, digits.labels
     others = non_digits.draw(extra, seed=train.seed, epoch=epoch, images=digits.images)
-    return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, NO_DIGIT, np.uint8))
+    return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, len(digits.classes), np.uint8))
 
 
 def strangers(train: Train, digits: int) -> int:

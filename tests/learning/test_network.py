@@ -111,6 +111,18 @@ def test_fields_without_a_digit_pull_towards_equal_answers(network, train: confi
     assert answers.max() < 0.3
 
 
+@pytest.mark.parametrize("classes", [2, 7, 26])
+def test_a_network_has_an_answer_for_each_class(network, train: config.Train, images: np.ndarray, classes: int) -> None:
+    train = train.model_copy(update={"learning_rate": 0.003, "average": 0.0})
+    learner = network.Learner(train, steps=3, classes=classes)
+    labels = (np.arange(96) % (classes + 1)).astype(np.uint8)  # the last label is that of no class
+    found = [learner.learn(images, labels, epoch)["loss"] for epoch in (1, 2, 3)]
+    assert found[-1] < found[0] < 1.2 * np.log(classes)
+    weights = [weight.numpy() for weight in learner.average]
+    assert len(weights[-1]) == classes
+    assert network.export(train.network, weights, 0.2)[1]
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     network, train: config.Train, images: np.ndarray, labels: np.ndarray
 ) -> None:

@@ -166,7 +166,7 @@ def test_an_epoch_shows_every_digit_and_the_non_digits(train: config.Train, digi
     images, labels = trajectory.lesson(digits, train.model_copy(update={"non_digits": 0.1}), epoch=1)
     assert images.shape == (704, 28, 28)
     np.testing.assert_array_equal(labels[:640], digits.labels)
-    assert (labels[640:] == trajectory.NO_DIGIT).all()
+    assert (labels[640:] == 10).all()
 
 
 def test_lessons_differ_by_epoch_and_repeat_by_seed(train: config.Train, digits: Digits) -> None:
