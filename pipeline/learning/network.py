@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -16,16 +15,15 @@ import numpy as np
 
 from pipeline.config import Train
 from pipeline.console import UserError, hushed
+from pipeline.learning import environment
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads these when it is imported, not later
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-with hushed():  # and says what it was built with whatever they say
+INSTRUCTIONS = environment.isolate()  # as `learn` asked for; TensorFlow reads the environment when it is imported
+with hushed():  # and says what it was built with whatever the settings say
     import keras
     import tensorflow as tf
 
 PARAMETERS = 53_578  # of every network here, for ten classes: the article's count
 CHUNK = 8  # steps a call: few enough that a signal is heard within a second
-INSTRUCTIONS = "avx2" if os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2" else "native"
 State = dict[str, np.ndarray]
 
 

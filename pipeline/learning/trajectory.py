@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import shutil
 import sys
@@ -26,17 +25,17 @@ from filelock import FileLock, Timeout
 from pipeline import files
 from pipeline.config import DIGITS, Checkpoints, Train
 from pipeline.console import UserError
-from pipeline.learning import augmentation, non_digits
+from pipeline.learning import augmentation, environment, non_digits
 
 CODE = (
     "augmentation.py",
+    "environment.py",
     "handwriting.py",
     "network.py",
     "non_digits.py",
     "trajectory.py",
 )  # what a path's bits depend on, besides the packages
 DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
-AVX2 = {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # both: where AVX-512 lacks, oneDNN is off
 Metrics = dict[str, float]
 Heard = Callable[[int], object] | None
 History = Sequence[Metrics]
@@ -105,8 +104,7 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
 
     ``heard`` is told of every few steps done.
     """
-    if train.instructions == "avx2":
-        os.environ.update(AVX2)  # TensorFlow reads them when it is imported
+    environment.isolate(train.instructions)
     from pipeline.learning.network import Learner  # which takes seconds: only who trains waits for it
 
     learner = Learner(train, steps(train, len(digits.labels)), len(digits.classes))

@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline import console, files
 from pipeline.console import UserError
-from pipeline.learning.trajectory import AVX2, Digits
+from pipeline.learning import environment
+from pipeline.learning.trajectory import Digits
 from pipeline.sweeps.trials import Message, Trial, explore, longest
 
 PATIENCE = 5  # seconds in which a cluster must answer
@@ -49,7 +50,7 @@ class Cluster:
     def start(self, trials: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Any:
         """Send a worker on its way, as soon as there is one; return the stream of its messages."""
         train = longest(trials)
-        apart = {"OMP_NUM_THREADS": str(train.threads)} | (AVX2 if train.instructions == "avx2" else {})
+        apart = {"OMP_NUM_THREADS": str(train.threads), **environment.INSTRUCTIONS[train.instructions]}
         options = {
             "num_cpus": train.threads,
             "num_returns": "streaming",

@@ -1,0 +1,59 @@
+"""The settings of the person's own TensorFlow, oneDNN and Keras change no bit of a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = """
+import numpy as np
+from pipeline import config
+from pipeline.learning import model, trajectory
+rng = np.random.default_rng(7)
+images, labels = rng.integers(0, 256, (128, 28, 28), np.uint8), (np.arange(128) % 10).astype(np.uint8)
+train = config.load().train.model_copy(update={"epochs": 1, "batch_size": 64})
+digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
+(epoch,) = trajectory.learn(digits, train)
+print(model.sha256(model.package(epoch, train, digits)))
+"""
+VARIABLES = {  # most of the first seven change the digest, or end in a traceback, where they reach TensorFlow or Keras
+    "KERAS_BACKEND": "jax",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "DNNL_MAX_CPU_ISA": "SSE41",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "TF_SET_ONEDNN_FPMATH_MODE": "BF16",
+    "TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit",
+    "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
+    "KERAS_NNX_ENABLED": "true",
+    "OMP_NUM_THREADS": "7",
+    "TF_NUM_INTRAOP_THREADS": "7",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
+    "OPENCV_IPP": "disabled",
+}
+KERAS = {"backend": "torch", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
+
+
+def printed(code: str, **variables: str) -> str:
+    """Return what Python prints for ``code``, with these variables besides its own."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_variables_of_the_shell_and_a_keras_json_change_no_bit_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text(json.dumps(KERAS))
+    assert printed(TRAIN, **VARIABLES, KERAS_HOME=str(tmp_path)) == printed(TRAIN)
+
+
+def test_the_instructions_are_those_that_were_asked_for_first_whatever_the_shell_says() -> None:
+    code = "import os; from pipeline.learning.environment import isolate; isolate('avx2'); "
+    code += "print(isolate(), *(f'{name}={os.environ[name]}' for name in sorted(os.environ) if 'ONEDNN' in name))"
+    said = printed(code, ONEDNN_MAX_CPU_ISA="SSE41", TF_ENABLE_ONEDNN_OPTS="0", ONEDNN_VERBOSE="1")
+    assert said == "avx2 ONEDNN_MAX_CPU_ISA=AVX2 TF_ENABLE_ONEDNN_OPTS=1\n"
