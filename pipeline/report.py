@@ -284,11 +284,11 @@ def _embedded(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}
+    return files.read_report(path) if path.exists() else {}
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
-    return files.read_csv(path) if path.exists() else []
+    return files.read_table(path) if path.exists() else []
 
 
 def _text(path: Path) -> str:
