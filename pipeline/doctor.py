@@ -116,7 +116,7 @@ def untold(store: Store) -> Iterator[Finding]:
     report = files.REPORTS / "train.json"
     if report.exists() and not tracking.find_run(store):
         words = (
-            f"untold: the store has no run of model {files.read_json(report)['model_sha256'][:12]} in {files.MODELS}"
+            f"untold: the store has no run of model {files.read_report(report)['model_sha256'][:12]} in {files.MODELS}"
         )
         yield Finding(words, lambda: tracking.restore(store))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,17 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 
-from pipeline import files, scoring
+from pipeline import files, git, scoring
 from pipeline.console import UserError
 
 METRICS, PREDICTIONS, TRAIN, PHOTOS = (
     f"{files.REPORTS}/{name}" for name in ("metrics.json", "predictions.csv", "train.json", "photos.json")
 )
-MAIN = ("main", "origin/main")  # a clone for a pull request has only the second
+MAIN = (
+    "main",
+    "origin/main",
+    "upstream/main",
+)  # a clone for a pull request has no `main` of its own, a fork an old one
 Reader = Callable[[str], bytes | None]
 
 
@@ -83,11 +86,11 @@ def of_workspace() -> Evidence:
 
 def of_revision(revision: str) -> Evidence:
     """Read the evidence that a git revision holds; ``UserError`` where there is no such revision."""
-    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = git.commit(revision)
     if not commit:
         raise UserError(f"{revision}: expected a revision of this git repository")
     name = commit[:10] if commit.startswith(revision) else f"{revision} ({commit[:10]})"
-    return read(name, lambda path: _git("show", f"{commit}:./{path}"))
+    return read(name, lambda path: git.read(commit, path))
 
 
 def read(name: str, reader: Reader, model_sha256: str = "") -> Evidence:
@@ -138,32 +141,37 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def default_base(revision: str = "") -> str:
     """Return the commit to compare ``revision``, or the workspace, with: the merge base with `main`.
 
-    On `main` itself it is what came before: the last commit for changes that are not committed, else the first parent.
+    Of the branches in ``MAIN`` all that are here count, and the newest common commit is taken: a local `main` that was
+    not pulled for long must not give another base than CI has. On `main` itself the base is what came before: the last
+    commit for changes that are not committed, else the first parent.
     """
-    head = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision or 'HEAD'}^{{commit}}")
-    main = next((name for name in MAIN if git("rev-parse", "--verify", "--quiet", name)), "")
-    if not head or not main:
+    try:
+        head, mains = git.commit(revision or "HEAD"), [name for name in MAIN if git.commit(name)]
+    except git.NoRepositoryError as error:
+        raise IncomparableError(
+            f"{error}: no commit to compare with; `git clone` it, or name a base: {_NAMED}"
+        ) from None
+    if not head or not mains:
         raise IncomparableError(f"no commit or no {' or '.join(MAIN)} here; name a base: --against REVISION")
-    merge_base = git("merge-base", head, main)
+    merge_base = git.text("merge-base", head, *mains)
     if not merge_base:
         raise IncomparableError(
-            f"no common commit with {main} here; fetch the whole history, or name a base: --against"
+            f"no common commit with {mains[0]} here; fetch the whole history{_shallow()}, or name a base: {_NAMED}"
         )
     if merge_base != head:
         return merge_base
-    if not revision and git("status", "--porcelain", "--untracked-files=no"):
+    if not revision and git.text("status", "--porcelain", "--untracked-files=no"):
         return head
-    parent = git("rev-parse", "--verify", "--quiet", f"{head}~1")
+    parent = git.commit(f"{head}~1")
+    if not parent and git.is_shallow():
+        raise IncomparableError(f"the commit before this one is not here; fetch the whole history{_shallow()}")
     if not parent:
         raise IncomparableError("no baseline: there is no commit before this one to compare with")
     return parent
 
 
-def git(*words: str) -> str:
-    """Return what a git command prints, without its last end of line; nothing when it fails."""
-    return (_git(*words) or b"").decode().strip()
+_NAMED = "--against REVISION or --against champion"
 
 
-def _git(*words: str) -> bytes | None:
-    done = subprocess.run(["git", *words], capture_output=True, check=False)
-    return None if done.returncode else done.stdout
+def _shallow() -> str:
+    return " (this clone is shallow: `git fetch --unshallow`)" if git.is_shallow() else ""

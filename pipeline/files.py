@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pipeline.console import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS, RAW, PREPARED, MODELS, REPORTS, PHOTOS = (
     Path(name) for name in ("params.yaml", "data/raw", "data/prepared", "models", "reports", "data/photos")
@@ -70,6 +72,39 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text("utf-8"))
+
+
+class UnreadableError(UserError, ValueError):
+    """A file is not what a stage wrote: cut off, of another kind, or with a conflict that git left in it."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        words = " ".join(str(reason).split())
+        super().__init__(f"{path}: not as a stage wrote it ({words}); remove it, and `dvc repro` makes it anew")
+
+
+def read_report(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote, with the keys that are ``needed``; else raise ``UnreadableError``."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise UnreadableError(path, error) from None
+    if not isinstance(content, dict):
+        raise UnreadableError(path, f"expected an object, found {type(content).__name__}")
+    if missing := [name for name in needed if not isinstance(content.get(name), str)]:
+        raise UnreadableError(path, f"expected {', '.join(missing)}")
+    return content
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file that a stage wrote: a header, and a value of every column in each row; else as `read_report`."""
+    try:
+        rows = read_csv(path)
+    except (ValueError, csv.Error) as error:
+        raise UnreadableError(path, error) from None
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UnreadableError(path, f"row {number} has not the columns of the header")
+    return rows
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:

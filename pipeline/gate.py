@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     against = wanted.against or (CHAMPION if wanted.promote and _has_champion() else "")
     checks, base = judge(wanted.revision, against)
-    print(describe(checks))
+    print(describe(checks, base.name if isinstance(base, Evidence) else ""))
     verdict = conclude(checks)
     if isinstance(base, Evidence) and not STATUS[verdict] and not wanted.revision:
         print(_register(verdict, base, promote=wanted.promote))
@@ -264,8 +264,13 @@ def dvc_status() -> dict[str, Any]:
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"dvc status: {' '.join(done.stderr.split())}")
+        reason = " ".join(done.stderr.split())
+        remedy = f"; {WITHOUT_GIT}" if "not a git repository" in reason else ""
+        raise UserError(f"dvc status: {reason}{remedy}")
     return json.loads(done.stdout)
+
+
+WITHOUT_GIT = "without git, say so to DVC: `dvc config --local core.no_scm true`"
 
 
 def render(
@@ -282,11 +287,11 @@ def render(
     return "\n".join([*lines, sides, "", *table, *_digits(challenger, base), *_differing(challenger, base)]) + "\n"
 
 
-def describe(checks: Sequence[Check]) -> str:
-    """Return the checks for a terminal, the verdict last."""
+def describe(checks: Sequence[Check], base: str = "") -> str:
+    """Return the checks for a terminal, the verdict and the name of the base last."""
     widths = (max(len(check.name) for check in checks), max(map(len, Verdict)))
     rows = [f"{check.name:{widths[0]}}  {check.verdict:{widths[1]}}  {check.found}" for check in checks]
-    return "\n".join([*rows, f"gate: {conclude(checks)}; see {PAGE}"])
+    return "\n".join([*rows, f"gate: {conclude(checks)}{f' against {base}' if base else ''}; see {PAGE}"])
 
 
 def _differing(challenger: Evidence, base: Evidence) -> list[str]:

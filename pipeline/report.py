@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import platform
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from pipeline import charts, console, files
+from pipeline import charts, console, files, git
 from pipeline.console import UserError
 
 PAGE = files.REPORTS / "index.html"
@@ -253,17 +252,15 @@ def versions() -> Iterable[tuple[str, str]]:
 
 def commit() -> str:
     """Return a sentence on the commit of the code, and whether there is more than the commit."""
-    found = _git("log", "-1", "--format=%H%n%s").splitlines()
-    if len(found) < 2:
-        return "Not in a git repository."
-    changed = _git("status", "--porcelain", "--", ".", ":!reports", ":!dvc.lock")
+    try:
+        found = git.text("log", "-1", "--format=%H%n%s").splitlines() if git.last_commit() else []
+    except git.NoRepositoryError:
+        found = []
+    if not found:
+        return "Not in a git repository, or before its first commit."
+    changed = git.text("status", "--porcelain", "--", ".", ":!reports", ":!dvc.lock")
     more = ", with changes that are not committed" if changed else ""
-    return f"Commit {found[0][:12]}, “{found[1]}”{more}."
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else ""
+    return f"Commit {found[0][:12]}, “{''.join(found[1:])}”{more}."
 
 
 def _params() -> dict[str, Any]:
@@ -287,11 +284,11 @@ def _embedded(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}
+    return files.read_report(path) if path.exists() else {}
 
 
 def _csv(path: Path) -> list[dict[str, str]]:
-    return files.read_csv(path) if path.exists() else []
+    return files.read_table(path) if path.exists() else []
 
 
 def _text(path: Path) -> str:

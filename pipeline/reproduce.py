@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 from mlflow.entities import Run as MlflowRun
 
-from pipeline import config, console, fetch, files, provenance, registry
+from pipeline import config, console, fetch, files, git, provenance, registry
 from pipeline.console import UserError
 from pipeline.store import Store, open_store
 from pipeline.tracking import Run
@@ -74,10 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     store = open_store()
     run = find(store, wanted.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        clone = Path(folder, "clone")
-        check_out(Run(store, run.info.run_id), clone)
-        repeat(clone)
-        outcome = compare(run, newest(clone), parameters(store, run))
+        project = check_out(Run(store, run.info.run_id), Path(folder, "clone"))
+        repeat(project)
+        outcome = compare(run, newest(project), parameters(store, run))
     print(describe(run, outcome))
     return outcome.status
 
@@ -124,42 +123,56 @@ def parameters(store: Store, run: MlflowRun) -> dict[str, dict[str, int]]:
     return yaml.safe_load(kept)
 
 
-def check_out(run: Run, clone: Path) -> None:
-    """Make a clone as the run's workspace was: its commit, what was not committed, its parameters."""
+def check_out(run: Run, clone: Path) -> Path:
+    """Make a clone as the run's workspace was: its commit, what was not committed, its parameters.
+
+    Return the project's folder in it, which is not the clone's where the project is a folder of a larger repository.
+    """
     found = run.client.get_run(run.run_id)
+    tags = found.data.tags
     commit = _commit(found)
     text = parameters(run.store, found)
-    _git("clone", "--quiet", "--no-checkout", "--shared", str(files.ROOT), str(clone))
-    _git("checkout", "--quiet", "--detach", commit, cwd=clone)
-    if found.data.tags.get("git.dirty") == "true":
-        patch = run.read(provenance.PATCH)
-        if patch is None:
-            raise UserError(f"run {run.run_id}: what was not committed is gone with its artifact {provenance.PATCH}")
-        _git("apply", "--whitespace=nowarn", "-", cwd=clone, given=patch)
-    files.write_text(clone / files.PARAMS, yaml.safe_dump(text))
+    _clone(commit, clone)
+    project = clone / git.text("rev-parse", "--show-prefix", cwd=files.ROOT)
+    patch = run.read(provenance.PATCH) if tags.get("git.dirty") == "true" else None
+    if patch is not None:
+        git.run(*PLAIN, "apply", "--whitespace=nowarn", "-", cwd=clone, given=patch)
+    elif tags.get("git.dirty") == "true" and provenance.LEFT_OUT not in tags:
+        raise UserError(f"run {run.run_id}: what was not committed is gone with its artifact {provenance.PATCH}")
+    if not (project / "dvc.yaml").is_file():
+        raise UserError(f"commit {commit[:12]} of run {run.run_id[:8]} has no dvc.yaml in this project's folder")
+    files.write_text(project / files.PARAMS, yaml.safe_dump(text))
+    return project
+
+
+PLAIN = ("-c", "core.autocrlf=false", "-c", "core.hooksPath=/dev/null")  # bytes as committed; nobody's own hooks
+
+
+def _clone(commit: str, clone: Path) -> None:
+    """Check ``commit`` out in ``clone``, which borrows the objects of this project's repository.
+
+    `git clone` would do, but not from a shallow clone, and it asks for another `safe.directory`.
+    """
+    folder = ("rev-parse", "--path-format=absolute", "--git-path")
+    objects, shallow = (git.text(*folder, name, cwd=files.ROOT) for name in ("objects", "shallow"))
+    git.run("init", "--quiet", "--template=", str(clone))
+    files.write_bytes(clone / ".git/objects/info/alternates", os.fsencode(f"{objects}\n"))
+    if Path(shallow).exists():
+        files.write_bytes(clone / ".git/shallow", Path(shallow).read_bytes())
+    git.run(*PLAIN, "checkout", "--quiet", "--detach", commit, cwd=clone)
 
 
 def _commit(run: MlflowRun) -> str:
     tags = run.data.tags
     for commit in (tags.get("git.commit"), tags.get("dvc.baseline_rev")):
-        if commit and _is_here(commit):
+        if commit and git.commit(commit, files.ROOT):
             return commit
     if not tags.get("git.commit"):
-        raise UserError(f"run {run.info.run_id}: it was made outside git, from code that nobody kept")
-    raise UserError(
-        f"commit {tags['git.commit'][:12]} of run {run.info.run_id[:8]} is not here; `git fetch` its branch"
+        raise UserError(f"run {run.info.run_id}: made outside git or before the first commit, from code nobody kept")
+    remedy = (
+        "`git fetch --unshallow`, this clone is shallow" if git.is_shallow(files.ROOT) else "`git fetch` its branch"
     )
-
-
-def _is_here(commit: str) -> bool:
-    words = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
-    return subprocess.run(words, cwd=files.ROOT, stderr=subprocess.DEVNULL, check=False).returncode == 0
-
-
-def _git(*words: str, cwd: Path = files.ROOT, given: bytes = b"") -> None:
-    done = subprocess.run(["git", *words], cwd=cwd, env=_environment(), input=given, capture_output=True, check=False)
-    if done.returncode:
-        raise UserError(f"git {words[0]}: {' '.join(done.stderr.decode(errors='replace').split())}", status=1)
+    raise UserError(f"commit {tags['git.commit'][:12]} of run {run.info.run_id[:8]} is not here; {remedy}")
 
 
 def repeat(clone: Path) -> None:
@@ -231,6 +244,8 @@ def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     changed = [f"{name} {old[name]}, here {new.get(name)}" for name in sorted(old) if old[name] != new.get(name)]
     if changed:
         yield f"other packages: {', '.join(changed)}"
+    if before.get(provenance.LEFT_OUT):
+        yield f"not committed then, and not kept: {before[provenance.LEFT_OUT]}"
     for name, words in (("evaluate", "the test digits"), ("predict-photo", "the photographs")):
         if before.get(f"{name}.code.sha256") not in (None, now.get(f"{name}.code.sha256")):
             yield f"{words} of the run were read by other code than its commit's"

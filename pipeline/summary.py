@@ -26,7 +26,7 @@ NEXT = {
 
 def summarize(reports: Path) -> list[str]:
     """Return the summary's lines; what has not been made is left out."""
-    made = {name: files.read_json(reports / name) for name in FACTS if (reports / name).exists()}
+    made = {name: files.read_report(reports / name) for name in FACTS if (reports / name).exists()}
     facts = [FACTS[name].format_map(report) for name, report in made.items()]
     seen = [f"{path} ({what})" for name, what in PICTURES.items() if (path := reports / name).exists()]
     return ["", *facts, *([f"See {', '.join(seen)}"] if seen else []), *_columns(NEXT)]

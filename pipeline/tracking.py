@@ -78,14 +78,13 @@ class Run:
     def log_known_results(self, model_sha256: str) -> None:
         """Log what the reports say of this very model already: then DVC has no reason to run the later stages."""
         for report in RESULTS:
-            path = files.REPORTS / report
-            if path.exists() and files.read_json(path).get("model_sha256") == model_sha256:
+            if _is_known(report, model_sha256):
                 self.log_results(report)
 
     def log_results(self, report: str) -> None:
         """Log what a later stage found: its figures, its picture, and whole what gate and `reproduce` read again."""
         stage, key, picture, kept = RESULTS[report]
-        found = files.read_json(files.REPORTS / report)
+        found = files.read_report(files.REPORTS / report)
         self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
         self.tag({f"{stage}.code.sha256": provenance.code_sha256(stage)})
         self.log_image(key, files.REPORTS / picture)
@@ -164,6 +163,21 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
     )
 }
 NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
+
+
+def _is_known(report: str, model_sha256: str) -> bool:
+    """Tell whether a report is of this model, and it, its picture and its answers can be read.
+
+    After a merge of two trained branches they hold conflicts until their stages run again.
+    """
+    _, _, picture, kept = RESULTS[report]
+    try:
+        files.read_table(files.REPORTS / kept)
+        with Image.open(files.REPORTS / picture) as image:
+            image.verify()
+        return files.read_report(files.REPORTS / report).get("model_sha256") == model_sha256
+    except (files.UnreadableError, OSError, SyntaxError):  # Pillow raises the last two for what is no picture
+        return False
 
 
 def _copied(paths: Mapping[str, Path], folder: Path) -> str:
@@ -329,17 +343,19 @@ def run_of_model(store: Store) -> Run:
 
 def find_run(store: Store) -> Run | None:
     """Return the newest finished run of the model that reports/train.json describes."""
-    report = files.read_json(files.REPORTS / "train.json")
+    report = files.read_report(files.REPORTS / "train.json", "model_sha256")
     found = store.runs(f"tags.`model.sha256` = '{report['model_sha256']}' and attributes.status = 'FINISHED'")
     return Run(store, found[0].info.run_id) if found else None
 
 
 def restore(store: Store) -> Run:
     """Make the run of a model that came from a cache or from another machine, from its recorded history."""
-    report, made_of = (files.read_json(files.REPORTS / name) for name in ("train.json", "provenance.json"))
+    report = files.read_report(files.REPORTS / "train.json", "model_sha256")
+    made_of = files.read_report(files.REPORTS / "provenance.json", "code_sha256", "data_sha256", "params_sha256")
+    history = files.read_table(files.REPORTS / "history.csv")
     with ending(start(store, config.load(), made_of)) as run:
         run.tag({"restored": "true"})
-        for row in files.read_csv(files.REPORTS / "history.csv"):
+        for row in history:
             run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})
         run.log_trained(report, files.MODELS)
         run.log_known_results(report["model_sha256"])

@@ -212,3 +212,42 @@ def test_a_folder_without_git_has_no_base(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(IncomparableError, match="name a base"):
         evidence.default_base()
+
+
+def test_a_main_that_was_not_pulled_gives_no_older_base_than_origin_s(repository):
+    repository.commit()
+    pulled = repository.commit()
+    repository.git("update-ref", "refs/remotes/origin/main", pulled)
+    repository.git("switch", "--quiet", "--create", "change")
+    repository.git("branch", "--force", "main", "HEAD~1")
+    repository.commit()
+    assert evidence.default_base() == pulled
+
+
+def test_a_main_that_was_not_pushed_gives_its_own_newer_base(repository):
+    repository.git("update-ref", "refs/remotes/origin/main", repository.commit())
+    unpushed = repository.commit()
+    repository.git("switch", "--quiet", "--create", "change")
+    repository.commit()
+    assert evidence.default_base() == unpushed
+
+
+@pytest.mark.parametrize("branch", ["main", "change"])
+def test_a_shallow_clone_asks_for_the_whole_history(repository, monkeypatch, branch):
+    repository.commit()
+    repository.git("branch", "change")
+    repository.commit()
+    words = ["clone", "--quiet", "--depth=1", "--no-single-branch", "--branch", branch]
+    repository.git(*words, f"file://{repository.root}", "shallow")
+    monkeypatch.chdir(repository.root / "shallow")
+    with pytest.raises(IncomparableError, match=r"fetch the whole history \(this clone is shallow: `git fetch --unsh"):
+        evidence.default_base()
+
+
+def test_a_clone_of_another_user_is_git_s_reason_with_its_remedy(repository, monkeypatch):
+    repository.commit()
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for ask in (evidence.default_base, lambda: evidence.of_revision("HEAD")):
+        with pytest.raises(UserError, match=r"dubious ownership.* git config --global --add safe.directory") as caught:
+            ask()
+        assert not isinstance(caught.value, IncomparableError)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import files
+from pipeline.console import UserError
 
 
 def names(folder):
@@ -134,3 +135,43 @@ def test_the_workspace_is_dvc_s_root_where_dvc_runs_and_the_project_elsewhere(tm
     assert files.workspace() == files.ROOT
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert files.workspace() == tmp_path.resolve()
+
+
+CONFLICT = '{\n<<<<<<< HEAD\n  "model_sha256": "a"\n=======\n  "model_sha256": "b"\n>>>>>>> other\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (CONFLICT, "Expecting property name"),
+        ('{"model_sha256": "a', "Unterminated string"),
+        ("", "Expecting value"),
+        ("[1]", "expected an object, found list"),
+        ('"a"', "expected an object, found str"),
+        ("null", "expected an object, found NoneType"),
+        ("{}", "expected model_sha256"),
+        ('{"model_sha256": 1}', "expected model_sha256"),
+        ("\udcff", "can't decode byte"),
+    ],
+)
+def test_a_report_that_cannot_be_read_is_one_line_that_names_it(tmp_path, content, reason):
+    (tmp_path / "train.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=rf"train\.json: not as a stage wrote it \(.*{reason}.*`dvc repro`") as caught:
+        files.read_report(tmp_path / "train.json", "model_sha256")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b\n<<<<<<< HEAD\n1,2\n=======\n3,4\n>>>>>>> other\n",
+        "a,b\n1\n",
+        "a,b\n1,2,3\n",
+        "a,b\n1,\udcff\n",
+        'a,b\n"1,2',
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line_that_names_it(tmp_path, content):
+    (tmp_path / "history.csv").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"history\.csv: not as a stage wrote it"):
+        files.read_table(tmp_path / "history.csv")

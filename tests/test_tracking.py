@@ -121,28 +121,6 @@ def test_a_store_that_is_no_database_is_named(monkeypatch: pytest.MonkeyPatch, t
         open_store()
 
 
-def repository(folder: Path) -> None:
-    (folder / "reports").mkdir()
-    for name in ("params.yaml", "reports/train.json", "dvc.lock"):
-        (folder / name).write_text("one\n")
-    for words in ("init -q", "config user.email a@b", "config user.name ab", "add -A", "commit -qm one"):
-        subprocess.run(["git", *words.split()], cwd=folder, check=True)
-
-
-def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    repository(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert provenance.uncommitted() == b""
-    for name in ("params.yaml", "reports/train.json", "dvc.lock", "new.py"):
-        (tmp_path / name).write_text("two\n")
-    patch = provenance.uncommitted().decode()
-    assert [line.split(" b/")[1] for line in patch.splitlines() if line.startswith("diff")] == ["new.py", "params.yaml"]
-    status = subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout
-    assert "?? new.py" in status  # the index is as it was
-
-
 OPENER = """
 from pipeline import config, tracking
 store = open_store()
