@@ -123,9 +123,38 @@ def no_arguments(arguments: Sequence[str]) -> None:
         )
 
 
+LOG_SECONDS = 60  # between two lines of progress in a log
+
+
+class _LogBar(tqdm):
+    """Progress for a log: a whole line each time, where a terminal's bar is drawn over itself."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
+        """Write the bar's state as a line; an empty ``msg``, which clears a bar, clears nothing here."""
+        if msg != "":
+            print(msg or self, file=sys.stderr, flush=True)
+
+
 def progress(total: int | None, what: str, unit: str, **options: Any) -> tqdm:
-    """Return a progress bar with rate and time left on standard error, silent where that is not a terminal."""
-    return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False, dynamic_ncols=True, **options)
+    """Return a progress bar on standard error: a bar in a terminal, at most a line a minute in a log."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, **options)
+    line = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left"
+    often: dict[str, Any] = {"delay": LOG_SECONDS, "mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "miniters": 1}
+    return _LogBar(total=total, desc=what, unit=unit, leave=False, bar_format=line, **often, **options)
+
+
+def log(message: str) -> None:
+    """Write a line of progress where standard error is a log; a terminal has its bar."""
+    if not sys.stderr.isatty():
+        print(message, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, as precise as an estimate is."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} seconds"
+    return f"{round(seconds / 60)} minutes"
 
 
 def shown(path: Path) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import console, files
 
-FACTS = {  # report: what it says, in the words of a sentence
+FACTS = {  # sentences by report, one a line; the first is said whose figures the report has
     "data.json": "{train_images:,} images to learn from, {validation_images:,} that decided, {test_images:,} to test",
     "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
     "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
     " loss {test_loss:.4f}",
-    "photos.json": "{photo_accuracy:.1%} of {photos_scored} labelled pictures read right",
+    "photos.json": "{photo_accuracy:.1%} of {photos_scored} labelled pictures read right\n"
+    "{photos_read} pictures read, none with a label in labels.csv",
 }
 PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "contact_sheet.png": "the photographs"}
 NEXT = {
@@ -27,9 +29,16 @@ NEXT = {
 def summarize(reports: Path) -> list[str]:
     """Return the summary's lines; what has not been made is left out."""
     made = {name: files.read_report(reports / name) for name in FACTS if (reports / name).exists()}
-    facts = [FACTS[name].format_map(report) for name, report in made.items()]
+    facts = [fact for name, report in made.items() for fact in _first(FACTS[name].splitlines(), report)]
     seen = [f"{path} ({what})" for name, what in PICTURES.items() if (path := reports / name).exists()]
     return ["", *facts, *([f"See {', '.join(seen)}"] if seen else []), *_columns(NEXT)]
+
+
+def _first(sentences: Sequence[str], figures: Mapping[str, Any]) -> list[str]:
+    for sentence in sentences:
+        with contextlib.suppress(KeyError):
+            return [sentence.format_map(figures)]
+    return []
 
 
 def _columns(rows: Mapping[str, Any]) -> list[str]:

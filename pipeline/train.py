@@ -1,6 +1,6 @@
 """Stage train: walk the path of epochs, leave it when it stops getting better, keep the best epoch's network.
 
-Reads   data/prepared (training and validation images, the names of the classes; not the test images), params.yaml
+Reads   data/prepared (training and validation digits; the test digits stay unread), params.yaml
 Writes  models/digits.keras, models/digits.tflite, models/calibration.json, reports/train.json,
         reports/history.csv, reports/provenance.json (the digests of data, parameters and code)
 Expect  53,578 parameters and a best validation accuracy of about 0.994 with the default parameters.
@@ -8,6 +8,8 @@ Expect  53,578 parameters and a best validation accuracy of about 0.994 with the
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,15 +47,70 @@ def walk(params: config.Params, digits: Digits, run: tracking.Run) -> Iterator[E
     train, steps = params.train, trajectory.steps(params.train, len(digits.labels))
     kept = trajectory.checkpoints_of(train, digits.sha256, params.checkpoints)
     history: list[trajectory.Metrics] = []
-    with console.progress(train.epochs * steps, "train", "step") as bar:
-        for epoch in trajectory.walk(digits, train, kept, bar.update):
+    with console.progress(train.epochs * steps, "train", "steps") as bar:
+        clock = Clock(train.epochs * steps)
+
+        def on_steps(count: int) -> None:
+            bar.update(count)
+            if estimate := clock.estimate(bar.n):
+                bar.write(f"train: about {estimate} on this machine, {train.epochs} epochs at most", file=sys.stderr)
+
+        for epoch in trajectory.walk(digits, train, kept, on_steps):
             history.append(epoch.metrics)
             run.log_epoch(epoch.number, epoch.metrics)
             bar.update(epoch.number * steps - bar.n)
-            bar.set_postfix(epoch=epoch.number, val_accuracy=epoch.metrics["val_accuracy"])
+            bar.set_postfix(epoch=epoch.number, val_accuracy=epoch.metrics["val_accuracy"], refresh=False)
+            console.log(f"train: {describe_epoch(epoch, train.epochs)}{clock.left(bar.n)}")
             yield epoch
             if trajectory.finished(history, train):
                 return
+
+
+class Clock:
+    """What the steps of this process have taken so far says how long the rest takes.
+
+    Parameters
+    ----------
+    total
+        Steps of the whole training.
+    """
+
+    WARM = 5.0  # seconds from the first steps, which compile, to the estimate
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.start: tuple[float, int] | None = None
+        self.told = False
+
+    def estimate(self, done: int) -> str:
+        """Return the time that all steps after ``done`` take, once, when enough of them were seen; else ""."""
+        now = time.monotonic()
+        if self.start is None:
+            self.start = now, done
+        if self.told or now - self.start[0] < self.WARM:
+            return ""
+        self.told = True
+        return console.duration(self._seconds_left(done))
+
+    def left(self, done: int) -> str:
+        """Return the time left in words that end a line; "" where nothing was trained in this process."""
+        if self.start is None or done <= self.start[1] or done >= self.total:
+            return ""
+        return f", about {console.duration(self._seconds_left(done))} left"
+
+    def _seconds_left(self, done: int) -> float:
+        assert self.start is not None  # noqa: S101
+        since, first = self.start
+        return (time.monotonic() - since) / (done - first) * (self.total - done)
+
+
+def describe_epoch(epoch: Epoch, epochs: int) -> str:
+    """Return an epoch's number and metrics, for a log."""
+    metrics = epoch.metrics
+    return (
+        f"epoch {epoch.number} of {epochs}, loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}, "
+        f"validation loss {metrics['val_loss']:.4f}, accuracy {metrics['val_accuracy']:.4f}"
+    )
 
 
 def write(content: dict[str, bytes], report: dict[str, Any], history: trajectory.History) -> None:
