@@ -74,9 +74,9 @@ def accuracy_of(name: str, weights: list[np.ndarray]) -> float:
     from pipeline.learning import network
 
     images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
-    layers, parts = network.NETWORKS[name], np.array_split(images[..., None], 20)
-    answers = [np.argmax(network.forward(layers, weights, part), 1) for part in parts]
-    return float(np.mean(np.concatenate(answers) == labels))
+    reader = network.build(name)
+    reader.set_weights(weights)
+    return float(np.mean(reader.predict(images[..., None], batch_size=500, verbose=0).argmax(1) == labels))
 
 
 def finish(command: Sequence[str]) -> Finish:

@@ -34,17 +34,17 @@ def main(arguments: Sequence[str]) -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (given.steps * BATCH, 28, 28), dtype=np.uint8)
     labels = rng.integers(0, 10, len(images), dtype=np.uint8)
-    learners = {
-        "plain Keras": keras_learner(images, labels, given.threads),
-        "ours, float32": our_learner(images, labels, given.threads, "float32"),
-        "ours, bfloat16": our_learner(images, labels, given.threads, "bfloat16"),
+    trainers = {
+        "plain Keras": keras_trainer(images, labels, given.threads),
+        "ours, float32": our_trainer(images, labels, given.threads, "float32"),
+        "ours, bfloat16": our_trainer(images, labels, given.threads, "bfloat16"),
     }
     if importlib.util.find_spec("torch"):
-        learners["PyTorch"] = torch_learner(images, labels, given.threads)
-    print("\n".join(table(measure(learners, given.rounds, given.steps), given.rounds)))
+        trainers["PyTorch"] = torch_trainer(images, labels, given.threads)
+    print("\n".join(table(measure(trainers, given.rounds, given.steps), given.rounds)))
 
 
-def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
+def keras_trainer(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
     """Return what learns once through the digits as the article's script does, brought to Keras 3."""
     from pipeline.learning import network
 
@@ -56,9 +56,9 @@ def keras_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch
     return lambda: model.fit(scaled, targets, batch_size=BATCH, epochs=1, verbose=0)
 
 
-def our_learner(images: np.ndarray, labels: np.ndarray, threads: int, precision: str) -> Epoch:
+def our_trainer(images: np.ndarray, labels: np.ndarray, threads: int, precision: str) -> Epoch:
     """Return what learns once through the digits as the train stage does."""
-    from pipeline.learning.network import Learner
+    from pipeline.learning.network import Trainer
 
     changes = {
         "network": "article",
@@ -67,11 +67,11 @@ def our_learner(images: np.ndarray, labels: np.ndarray, threads: int, precision:
         "batch_size": BATCH,
         "dropout": DROPOUT,
     }
-    learner = Learner(config.load().train.model_copy(update=changes), len(labels) // BATCH)
-    return lambda: learner.learn(images, labels, 1)
+    trainer = Trainer(config.load().train.model_copy(update=changes), len(labels) // BATCH)
+    return lambda: trainer.train_epoch(images, labels, 1)
 
 
-def torch_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
+def torch_trainer(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch:
     """Return what learns once through the digits in PyTorch, in the layout that is its fastest."""
     import torch
     from torch import nn
@@ -96,11 +96,11 @@ def torch_learner(images: np.ndarray, labels: np.ndarray, threads: int) -> Epoch
     return epoch
 
 
-def measure(learners: dict[str, Epoch], rounds: int, steps: int) -> dict[str, tuple[float, float]]:
-    """Return the median CPU and wall milliseconds a step of each learner, without a first round to warm up."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in learners}
+def measure(trainers: dict[str, Epoch], rounds: int, steps: int) -> dict[str, tuple[float, float]]:
+    """Return the median CPU and wall milliseconds a step of each trainer, without a first round to warm up."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
     for _ in range(rounds + 1):
-        for name, learn in learners.items():
+        for name, learn in trainers.items():
             cpu, wall = time.process_time(), time.perf_counter()
             learn()
             spent = time.process_time() - cpu, time.perf_counter() - wall
@@ -112,7 +112,7 @@ def measure(learners: dict[str, Epoch], rounds: int, steps: int) -> dict[str, tu
 
 
 def table(times: dict[str, tuple[float, float]], rounds: int) -> list[str]:
-    """Return the lines of a Markdown table with every learner beside the first one."""
+    """Return the lines of a Markdown table with every trainer beside the first one."""
     first_cpu, first_wall = next(iter(times.values()))
     lines = [
         "| a step of 128 digits | n | CPU ms | wall ms | CPU ratio | wall ratio |",

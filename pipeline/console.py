@@ -140,8 +140,8 @@ def progress(total: int | None, what: str, unit: str, **options: Any) -> tqdm:
     if sys.stderr.isatty():
         return tqdm(total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True, **options)
     line = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left"
-    often: dict[str, Any] = {"delay": LOG_SECONDS, "mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "miniters": 1}
-    return _LogBar(total=total, desc=what, unit=unit, leave=False, bar_format=line, **often, **options)
+    pause: dict[str, Any] = dict.fromkeys(("delay", "mininterval", "maxinterval"), LOG_SECONDS)
+    return _LogBar(total=total, desc=what, unit=unit, leave=False, bar_format=line, miniters=1, **pause, **options)
 
 
 def log(message: str) -> None:

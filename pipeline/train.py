@@ -52,7 +52,7 @@ def walk(params: config.Params, digits: Digits, run: tracking.Run) -> Iterator[E
 
         def on_steps(count: int) -> None:
             bar.update(count)
-            if estimate := clock.estimate(bar.n):
+            if estimate := clock.estimate(int(bar.n)):
                 bar.write(f"train: about {estimate} on this machine, {train.epochs} epochs at most", file=sys.stderr)
 
         for epoch in trajectory.walk(digits, train, kept, on_steps):
@@ -60,7 +60,7 @@ def walk(params: config.Params, digits: Digits, run: tracking.Run) -> Iterator[E
             run.log_epoch(epoch.number, epoch.metrics)
             bar.update(epoch.number * steps - bar.n)
             bar.set_postfix(epoch=epoch.number, val_accuracy=epoch.metrics["val_accuracy"], refresh=False)
-            console.log(f"train: {describe_epoch(epoch, train.epochs)}{clock.left(bar.n)}")
+            console.log(f"train: {describe_epoch(epoch, train.epochs)}{clock.left(int(bar.n))}")
             yield epoch
             if trajectory.finished(history, train):
                 return

@@ -195,9 +195,7 @@ def test_other_data_is_fetched_from_the_mirrors_that_params_yaml_names_and_from_
     assert capsys.readouterr().out.endswith("verified, from 127.0.0.1\n")
     content["data"] |= {"mirrors": [], "sha256": dict.fromkeys(content["data"]["sha256"], "0" * 64)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(
-        UserError, match=r"Shapes could not be fetched; .*: nothing, data\.mirrors is empty"
-    ):
+    with pytest.raises(UserError, match=r"Shapes could not be fetched; .*: nothing, data\.mirrors is empty"):
         fetch.main([])
 
 

@@ -62,7 +62,7 @@ def fit_calibration(
 ) -> Calibration:
     """Fit temperature and thresholds to validation digits, as they are and degraded as photographs degrade them.
 
-    ``clean`` and ``degraded`` [n, classes] are the network's logits up to a constant a row; ``labels`` [n]. The temperature
+    ``clean`` and ``degraded`` [n, classes] are logits up to a constant a row; ``labels`` [n]. The temperature
     has the least negative log-likelihood on the degraded ones.
     """
     temperature = round(fit_temperature(degraded, labels), 4)

@@ -105,15 +105,15 @@ def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard
     ``heard`` is told of every few steps done.
     """
     environment.isolate(train.instructions)
-    from pipeline.learning.network import Learner  # which takes seconds: only who trains waits for it
+    from pipeline.learning.network import Trainer  # which takes seconds: only who trains waits for it
 
-    learner = Learner(train, steps(train, len(digits.labels)), len(digits.classes))
+    trainer = Trainer(train, steps(train, len(digits.labels)), len(digits.classes))
     if after:
-        learner.restore(after.state)
+        trainer.restore(after.state)
     for number in range(after.number + 1 if after else 1, train.epochs + 1):
-        metrics = learner.learn(*lesson(digits, train, number), number, heard)
-        metrics |= learner.score(digits.val_images, digits.val_labels)
-        yield Epoch(number, {name: round(value, 6) for name, value in metrics.items()}, learner.state())
+        metrics = trainer.train_epoch(*lesson(digits, train, number), number, heard)
+        metrics |= trainer.evaluate(digits.val_images, digits.val_labels)
+        yield Epoch(number, {name: round(value, 6) for name, value in metrics.items()}, trainer.state())
 
 
 def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
