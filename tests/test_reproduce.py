@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,97 @@ def test_a_patch_that_is_gone_is_missed(store: Store, tmp_path: Path) -> None:
         reproduce.check_out(run, tmp_path / "clone")
 
 
+def as_it_is(root: Path) -> Path:
+    return root
+
+
+def shallow(root: Path) -> Path:
+    return clone(root, "--depth=1", url=f"file://{root}")
+
+
+def a_worktree(root: Path) -> Path:
+    call("worktree", "add", "--quiet", "--detach", str(root.parent / "worktree"), root=root)
+    return root.parent / "worktree"
+
+
+def a_submodule(root: Path) -> Path:
+    outer = root.parent / "outer"
+    call("init", "--quiet", str(outer), root=root)
+    call("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(root), "inner", root=outer)
+    return outer / "inner"
+
+
+def borrowing(root: Path) -> Path:
+    return clone(root, "--shared", url=str(root))
+
+
+def sparse(root: Path) -> Path:
+    call("sparse-checkout", "set", "papers", root=root)
+    return root
+
+
+def clone(root: Path, *words: str, url: str) -> Path:
+    call("clone", "--quiet", *words, url, str(root.parent / "cloned"), root=root)
+    return root.parent / "cloned"
+
+
+def call(*words: str, root: Path) -> str:
+    names = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    return subprocess.run(["git", *names, *words], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("kept_as", [as_it_is, shallow, a_worktree, a_submodule, borrowing, sparse])
+@pytest.mark.parametrize("inner", ["", "papers/grün digits"])
+def test_a_run_is_checked_out_wherever_its_project_lies_in_git(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_as: Callable[[Path], Path], inner: str
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    first = tmp_path / "repository"
+    for name in ("dvc.yaml", "code.py", "removed.py"):
+        files.write_bytes(first / inner / name, b"one\r\n")
+    files.write_text(first / "beside.py", "one\n")
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "One"]):
+        call(*words, root=first)
+    project = kept_as(first) / inner
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(files, "ROOT", project)
+    files.write_bytes(project / "code.py", b"two\r\n")
+    files.write_text(project / "folder/new.py", "new\n")
+    (project / "removed.py").unlink()
+    run = tracking.start(store, config.load(HERE / "params.yaml"), {"data_sha256": "d" * 64})
+    call("config", "--global", "core.autocrlf", "true", root=project)
+    found = reproduce.check_out(run, tmp_path / "clone")
+    assert found == tmp_path / "clone" / inner
+    assert (found / "code.py").read_bytes() == b"two\r\n"
+    assert {path.name for path in found.rglob("*.*") if ".git" not in path.parts} >= {"new.py", "params.yaml"}
+    assert not (found / "removed.py").exists()
+    assert (tmp_path / "clone" / "beside.py").read_text() == "one\n"
+
+
+def test_a_commit_that_a_shallow_clone_lacks_is_missed_with_the_remedy(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "repository"
+    call("init", "--quiet", str(first), root=tmp_path)
+    for number in range(2):
+        call("commit", "--quiet", "--allow-empty", "--message", str(number), root=first)
+    run = tracking.Run(store, run_of(store, "older", "f" * 64))
+    run.tag({"git.commit": call("rev-parse", "HEAD~1", root=first).strip()})
+    monkeypatch.setattr(files, "ROOT", shallow(first))
+    with pytest.raises(UserError, match="is not here; `git fetch --unshallow`, this clone is shallow"):
+        reproduce.check_out(run, tmp_path / "clone")
+
+
+def test_what_a_run_did_not_keep_is_a_reason() -> None:
+    before = {"git.left_out": "data/photos/new.png (not code or configuration)"}
+    assert list(reproduce.reasons(before, {})) == [
+        "not committed then, and not kept: data/photos/new.png (not code or configuration)"
+    ]
+
+
+HERE = files.ROOT
+
+
 def _head() -> str:
     words = ["git", "rev-parse", "HEAD"]
     return subprocess.run(words, cwd=files.ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -156,10 +248,10 @@ def state(project: Project) -> dict[str, bytes]:
 def test_an_experiment_with_uncommitted_code_is_reproduced_and_the_workspace_is_not_touched(
     made_project: Project,
 ) -> None:
-    network = made_project.root / "pipeline" / "network.py"
+    network = made_project.root / "pipeline" / "learning" / "network.py"
     committed = network.read_text("utf-8")
     network.write_bytes(committed.replace("GlorotUniform", "HeUniform").encode() + b"# other weights\r\n")
-    (made_project.root / "notes.txt").write_bytes(b"caf\xe9 \r\n")
+    (made_project.root / "notes.md").write_bytes(b"caf\xe9 \r\n")
     made_project.dvc("exp", "run", "--temp", "--set-param", "train.dropout=0.3", "--set-param", "train.patience=3")
     network.write_text(committed, "utf-8")
     files.write_bytes(made_project.root / "params.yaml", b"broken: since")
