@@ -73,9 +73,13 @@ _DISK = {
 }
 
 
+stopping = threading.Event()  # set by SIGINT and SIGTERM, for threads that wait: Python raises in the main one only
+
+
 def _stop(signum: int, _: FrameType | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C must not break what the first one is closing
+    stopping.set()
     if _Undisturbed.depth:
         _Undisturbed.waiting = signum
         return

@@ -13,15 +13,24 @@ Exits   0 all is well now · 1 something is left · 2 usage, or a store out of r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import console, files, tracking
-from pipeline.store import SQLITE, Store, connect, database_of, is_dead, moved_from, relocate, store_uri
+from pipeline.store import (
+    EXPERIMENT,
+    Store,
+    connect,
+    database_of,
+    is_dead,
+    moved_from,
+    opened,
+    relocate,
+    store_uri,
+    without_passwords,
+)
 
 OURS = "lifecycle_stage = 'active' AND experiment_id = (SELECT experiment_id FROM experiments WHERE name = 'digits')"
 KINDS = (  # what has artifacts: its name, where they lie, a file of them, all of the kind, those that must have them
@@ -51,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     uri, left = store_uri(), 0
     for finding in examine(uri):
         left += not treat(finding, fix=fix)
-    print(f"{uri}: {f'{left} left' if left else 'all is well'}")
+    print(f"{without_passwords(uri)}: {f'{left} left' if left else 'all is well'}")
     return 1 if left else 0
 
 
@@ -67,13 +76,23 @@ def treat(finding: Finding, *, fix: bool) -> bool:
 
 def examine(uri: str) -> Iterator[Finding]:
     """Yield what is wrong, one after the other: each may be mended before the next is looked for."""
-    database = database_of(uri) if uri.startswith(SQLITE) else None
+    database = database_of(uri)
     if database and database.exists():
         yield from moved(database)
         yield from strays(database)
     store = connect(uri)
-    yield from stale(store)
-    yield from untold(store)
+    if store.deleted:
+        yield from deleted(store)
+        store = connect(uri)
+    if not store.deleted:
+        yield from stale(store)
+        yield from untold(store)
+
+
+def deleted(store: Store) -> Iterator[Finding]:
+    """Find that the experiment was deleted on MLflow's page."""
+    restore = functools.partial(store.client.restore_experiment, store.experiment_id)
+    yield Finding(f"deleted: the experiment {EXPERIMENT}, and with it all its runs", restore)
 
 
 def moved(database: Path) -> Iterator[Finding]:
@@ -98,7 +117,7 @@ def strays(database: Path) -> Iterator[Finding]:
 
 
 def _ids(database: Path, query: str) -> set[str]:
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+    with opened(database) as connection:
         return {row[0] for row in connection.execute(query)}
 
 

@@ -20,12 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pipeline import files, tracking
 from pipeline.console import UserError
 from pipeline.learning import model
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
 from pipeline.tracking import Run
 
 MODEL = "digits"
@@ -51,8 +50,8 @@ def find(store: Store, name: str) -> Version | None:
         if name.isdecimal():
             return _version(store.client.get_model_version(MODEL, name))
         return _version(store.client.get_model_version_by_alias(MODEL, name))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+    except StoreError as error:
+        if error.code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
             return None
         raise
 
@@ -102,8 +101,8 @@ def _register(store: Store, run: Run, model_id: str, known: Mapping[str, str]) -
 def _make_model(store: Store) -> None:
     try:
         store.client.create_registered_model(MODEL, description="Reads photographs of handwritten digits, and fields")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except StoreError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 

@@ -26,6 +26,7 @@ from pipeline import charts, console, files, git
 from pipeline.console import UserError
 
 PAGE = files.REPORTS / "index.html"
+UNLOGGED = "<!-- not yet kept with the model's run -->\n"  # makes the page another one, so that the next call keeps it
 TEMPLATE = "report.html"
 TABLES = ("history", "calibration", "predictions", "photos", "sweep")
 PICTURES = ("mistakes", "contact_sheet", "sweep_parallel", "sweep_heatmap", "digits")
@@ -56,8 +57,9 @@ def main(arguments: Sequence[str]) -> None:
     if not PAGE.exists() or PAGE.read_text("utf-8") != page:
         from pipeline import tracking  # an unchanged page does not wait for MLflow
 
+        files.write_text(PAGE, page + UNLOGGED)
+        tracking.log_page(page, PAGE.name)
         files.write_text(PAGE, page)
-        tracking.log_page(PAGE)
     print(f"report: {PAGE}")
 
 

@@ -1,15 +1,21 @@
-"""The MLflow store: the SQLite file of the main workspace, or the server that MLFLOW_TRACKING_URI names."""
+"""The MLflow store: the SQLite file of the main workspace, or what ``MLFLOW_TRACKING_URI`` names.
+
+Every failure of it is one line for a person: `Client` and `translated` turn whatever MLflow, SQLAlchemy, requests and
+the drivers below them raise into a `StoreError`. Nothing else in the project catches their exceptions.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import queue
+import re
 import socket
 import sqlite3
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,84 +23,313 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged asynchronously is lost at a kill
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import psutil
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException, RestException
+from mlflow.store.db.utils import create_sqlalchemy_engine
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import DBAPIError
+from tqdm import tqdm
 
 from pipeline import files
 from pipeline.console import UserError, undisturbed
 
 EXPERIMENT = "digits"
+SQLITE = "sqlite:///"
+DATABASES = ("postgresql", "mysql", "mssql")  # what MLflow takes besides SQLite
+HTTP = {  # what a person has not set; MLflow's own 7 retries of 120 s, each twice as late, take minutes without a word
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # at the end of each run, with the password that a URI may hold
+}
+SECONDS = 10  # for the first answer of a server or database; MLflow's own attempts take minutes
 
 
-class SqliteClient(MlflowClient):
-    """MLflow's client, none of whose calls is torn by a signal: a transaction half done would lock the file."""
+class StoreError(UserError):
+    """A failure of the MLflow store in one line; ``code`` is MLflow's own error code, where it gave one."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Raise ``StoreError`` for whatever the store at ``uri`` and the libraries in between raise within the block.
+
+    A ``TypeError`` is a wrong call of ours and stays, and so does what the disk refuses: `console.run` has its words.
+    """
+    try:
+        yield
+    except (UserError, TypeError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise StoreError(explain(uri, error), getattr(error, "error_code", "")) from error
+
+
+def explain(uri: str, error: Exception) -> str:
+    """Return a failure in one line: the store without passwords, the reason, and what to do."""
+    source = "MLFLOW_TRACKING_URI=" if os.environ.get("MLFLOW_TRACKING_URI") else "MLflow store "
+    reason, remedy = _reason(error), _remedy(uri, error)
+    if _is_away(error):
+        reason, remedy = f"no answer ({reason})", "start the server or unset MLFLOW_TRACKING_URI, then run this again"
+    return without_passwords(f"{source}{uri}: {reason}; {remedy}")
+
+
+def _is_away(error: Exception) -> bool:
+    causes = (error, error.__context__)
+    broken = any(isinstance(cause, requests.exceptions.SSLError) for cause in causes)
+    away = (requests.ConnectionError, requests.Timeout, TimeoutError)
+    return not broken and any(isinstance(cause, away) for cause in causes)
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    if isinstance(error.__context__, requests.exceptions.SSLError):
+        return "MLFLOW_TRACKING_SERVER_CERT_PATH names a file of the CA to trust"
+    if isinstance(error, ModuleNotFoundError):
+        return f"`pip install {PACKAGES.get(error.name or '', error.name)}` installs what this store needs"
+    if "database is locked" in str(error):
+        return "another program is writing to it: run this again when that program has ended"
+    if _status(error) in REMEDIES:
+        return REMEDIES[_status(error)]
+    if uri.startswith("http"):
+        return "expected the address of an MLflow server"
+    return f"expected a store that can be read and written, such as {SQLITE}mlruns/mlflow.db or http://host:5000"
+
+
+LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+REMEDIES = {  # by HTTP status
+    401: LOGIN,
+    403: f"{LOGIN}, of a user who may do this; a server that refuses the host's name needs `--allowed-hosts`",
+    404: "expected the address of an MLflow server, and nothing deleted that this needs",
+    413: "the server takes no file of this size: raise the limit of the proxy in front of it, then run this again",
+    **dict.fromkeys((429, 500, 502, 503, 504), "the server's log says more; run this again when it is well"),
+}
+PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "google": "google-cloud-storage"}  # by module
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python module {error.name} is missing"
+    if isinstance(error, DBAPIError) and error.orig:
+        error = error.orig  # the driver's own words, without the statement
+    text = str(error).split("\n[SQL")[0]
+    failed = error.__context__
+    if isinstance(failed, requests.RequestException) and failed.response is None:
+        inner = re.findall(r"[^:('\"]{4,}", re.sub(r"\(_ssl\.c:\d+\)", "", str(failed)))
+        text = (
+            inner[-1].strip(" )") if inner else type(failed).__name__
+        )  # of exceptions within exceptions the innermost
+    text = re.sub(
+        r"API request to endpoint (\S+) failed with error code (\d+) != 200\. Response body:", r"\2 to \1:", text
+    )
+    text = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+    name = "" if isinstance(error, MlflowException) else f"{type(error).__name__}: "
+    return f"{name}{text[:300]}".rstrip(".: ")
+
+
+def _status(error: Exception) -> int:
+    """Return the HTTP status that a server answered with; 0 where it did not."""
+    response = getattr(error, "response", None)
+    if isinstance(response, requests.Response):
+        return response.status_code
+    named = re.search(r"(?:error code|too many) (\d{3})", str(error))
+    if named:
+        return int(named[1])
+    return ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, 0) if isinstance(error, RestException) else 0
+
+
+def without_passwords(text: str) -> str:
+    """Return a URI, or a text with URIs in it, without user names, passwords and tokens."""
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret)=)[^&\s'\"]+", r"\1***", text)
+
+
+class Client(MlflowClient):
+    """MLflow's client: its failures are `StoreError`, and no call to an SQLite file is torn by a signal.
+
+    A transaction that is half done would lock the file.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        super().__init__(uri)
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
-        return undisturbed()(value) if callable(value) and not name.startswith("_") else value
+        if name.startswith("_") or not callable(value):
+            return value
+        call = translated(self._uri)(value)
+        return undisturbed()(call) if database_of(self._uri) else call
 
 
 class Store:
-    """The MLflow store of the main workspace, or the server that ``MLFLOW_TRACKING_URI`` names."""
+    """The experiment of this project in the MLflow store at ``uri``."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+    def __init__(self, uri: str, client: Client, experiment_id: str, *, deleted: bool = False) -> None:
+        self.uri = uri
         self.client = client
         self.experiment_id = experiment_id
+        self.deleted = deleted
+        self.answers = True
 
     def runs(self, condition: str) -> list[MlflowRun]:
         """Return the runs of the experiment that meet an MLflow filter, newest first."""
         order = ["attributes.start_time DESC"]
         return list(self.client.search_runs([self.experiment_id], condition, max_results=50_000, order_by=order))
 
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Hold signals back for the block where the store is an SQLite file; a server may take minutes to answer."""
+        return undisturbed() if database_of(self.uri) else contextlib.nullcontext()
+
+    def note_failure(self, error: StoreError) -> None:
+        """Say once that what is logged is kept until the store answers again."""
+        if self.answers:
+            self.answers = False
+            tqdm.write(f"{error}. Training continues, and is logged when MLflow answers again.", file=sys.stderr)
+
+    def note_answer(self) -> None:
+        """Say that a store which did not answer does so again."""
+        if not self.answers:
+            self.answers = True
+            tqdm.write("MLflow answers again: everything is logged.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def one_attempt(seconds: int) -> Iterator[None]:
+    """Give each request in the block one attempt of so many seconds, whatever else MLflow is told."""
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    before = {name: os.environ.get(name, HTTP[name]) for name in wanted}
+    os.environ.update(wanted)  # which MLflow reads anew for each request
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
 
 def store_uri() -> str:
     """Return where runs go: ``MLFLOW_TRACKING_URI``, else the SQLite file of the main workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{files.workspace() / 'mlruns' / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    return resolve(uri) if uri else f"{SQLITE}{files.workspace() / 'mlruns' / 'mlflow.db'}"
+
+
+def resolve(uri: str) -> str:
+    """Return a store's URI with a relative file or folder made absolute; raise ``UserError`` for one that cannot be.
+
+    Relative is to the main workspace: the copy of it that ``dvc exp run --temp`` runs in is deleted afterwards.
+    """
+    if uri.startswith("sqlite"):
+        scheme, _, rest = uri.partition(":///")
+        path, mark, query = rest.partition("?")
+        if path in ("", ":memory:") or path.startswith("file:") or "\\" in path or re.match("[A-Za-z]:", path):
+            expected = f"expected a file of this machine, such as {SQLITE}mlruns/mlflow.db"
+            raise UserError(f"MLFLOW_TRACKING_URI={uri}: {expected}")
+        return f"{scheme}:///{files.workspace() / path}{mark}{query}"
+    if uri.startswith("file:") and not uri.startswith("file:/"):
+        return (files.workspace() / uri.removeprefix("file:")).as_uri()
+    if ":" not in uri and not uri.startswith(("databricks", "uc")):
+        return str(files.workspace() / uri)
+    return uri
 
 
 def open_store(uri: str = "") -> Store:
-    """Open the store and put right what can be: close runs whose process died, follow a project that was moved."""
+    """Open the store and put right what can be: close runs whose process died, relocate a project that was moved."""
     uri = uri or store_uri()
     store = connect(uri)
-    if uri.startswith(SQLITE):
-        relocate(database_of(uri))
+    if store.deleted:
+        remedy = "`python -m pipeline.doctor --fix` restores it"
+        raise StoreError(f"MLflow experiment {EXPERIMENT}: expected one that is not deleted; {remedy}")
+    database = database_of(uri)
+    if database:
+        relocate(database)
     close_stale(store)
     return store
 
 
-SQLITE = "sqlite:///"
-
-
-def database_of(uri: str) -> Path:
-    """Return the file of a local store."""
-    return Path(uri.removeprefix(SQLITE)).resolve()
+def database_of(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for any other."""
+    scheme, _, rest = uri.partition(":///")
+    return Path(rest.partition("?")[0]).resolve() if scheme.startswith("sqlite") else None
 
 
 def connect(uri: str) -> Store:
-    """Open a store as it is, made when it is not there; raise ``UserError`` if it is out of reach."""
-    for name in ("alembic", "mlflow"):
+    """Open a store as it is, made when it is not there; raise ``StoreError`` if it is out of reach."""
+    for name in ("alembic", "mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    database = database_of(uri)
+    with translated(uri):
+        if database:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            ignore = database.parent / ".gitignore"
+            if database.parent.name == "mlruns" and not ignore.exists():  # it is removed by who removes mlruns/
+                files.write_text(ignore, "*\n!.gitignore\n")
+            with FileLock(database.parent / ".lock"):  # processes that make the schema at once break it for good
+                return _connect(uri, (database.parent / "artifacts").as_uri())
+        if uri.startswith(("http://", "https://")):
+            for name, value in HTTP.items():
+                os.environ.setdefault(name, value)
+            _reach_server(uri)
+        elif uri.startswith(DATABASES):
+            _reach_database(uri)
+        return _connect(uri, None)
+
+
+def _reach_server(uri: str) -> None:
+    """Ask once with MLflow's own settings, certificates and passwords; whatever is answered, MLflow says the rest."""
+    http_request(
+        get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=SECONDS, raise_on_status=False
+    ).close()
+
+
+def _reach_database(uri: str) -> None:
+    """Connect once: MLflow tries ten times, and a host that swallows what it is sent costs minutes each time."""
+    engine = create_sqlalchemy_engine(uri)
+    answer: queue.Queue[Exception | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            engine.connect().close()
+        except Exception as error:  # noqa: BLE001  # raised again below
+            answer.put(error)
+        else:
+            answer.put(None)
+
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        if uri.startswith(SQLITE):
-            return _connect_local(uri)
-        _reach(uri)
-        return _connect(uri, artifacts=None)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"MLflow store {uri}: {reason}; expected a store that can be read and written") from None
+        error = answer.get(timeout=SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"nothing within {SECONDS} s") from None
+    if error:
+        raise error
 
 
-def _connect_local(uri: str) -> Store:
-    folder = database_of(uri).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if folder.name == "mlruns" and not ignore.exists():  # it is removed by who removes mlruns/
-        files.write_text(ignore, "*\n!.gitignore\n")
-    with FileLock(folder / ".lock"):  # processes that make the schema at once break it for good
-        return _connect(uri, artifacts=(folder / "artifacts").as_uri())
+def _connect(uri: str, artifacts: str | None) -> Store:
+    client = Client(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if not experiment:
+        with contextlib.suppress(StoreError):  # another process of a shared server was faster
+            client.create_experiment(EXPERIMENT, artifacts)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    if not experiment or experiment.name != EXPERIMENT:
+        raise StoreError(f"MLflow store {without_passwords(uri)}: expected a store that keeps experiments; it does not")
+    deleted = experiment.lifecycle_stage == LifecycleStage.DELETED
+    return Store(uri, client, experiment.experiment_id, deleted=deleted)
+
+
+@contextlib.contextmanager
+def opened(database: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+    """Open an SQLite store past MLflow, read-only or with ``mode`` "rw"; what was written is committed at the end."""
+    with translated(f"{SQLITE}{database}"):
+        connection = sqlite3.connect(f"{database.as_uri()}?mode={mode}", uri=True)
+        with contextlib.closing(connection), connection:
+            yield connection
 
 
 LOCATIONS = (
@@ -108,7 +343,7 @@ LOCATIONS = (
 
 def moved_from(database: Path) -> str:
     """Return the URI of the folder that an SQLite store was made in, where that is not the one it is in; else ""."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
+    with opened(database) as connection:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         found = connection.execute(query, [EXPERIMENT]).fetchone()
     made_in = found[0].removesuffix("/artifacts") if found and found[0].startswith("file:") else ""
@@ -120,35 +355,39 @@ def relocate(database: Path) -> None:
     old, new = moved_from(database), database.parent.as_uri()
     if not old:
         return
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+    with opened(database, "rw") as connection:
         for table, column in LOCATIONS:
             query = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"  # noqa: S608
             connection.execute(query, [new, len(old) + 1, len(old) + 1, f"{old}/"])
 
 
-def _connect(uri: str, artifacts: str | None) -> Store:
-    client = SqliteClient(uri) if uri.startswith(SQLITE) else MlflowClient(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment:
-        return Store(client, experiment.experiment_id)
-    try:
-        return Store(client, client.create_experiment(EXPERIMENT, artifacts))
-    except MlflowException:  # another process of a shared server was faster
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if not experiment:
-            raise
-        return Store(client, experiment.experiment_id)
+def process_tags() -> dict[str, str]:
+    """Return the tags by which `is_dead` knows this process again."""
+    process = psutil.Process()
+    return {
+        "process.host": socket.gethostname(),
+        "process.namespace": process_namespace(),
+        "process.pid": str(process.pid),
+        "process.started": f"{process.create_time():.0f}",
+    }
 
 
-def _reach(uri: str) -> None:
-    if not uri.startswith(("http://", "https://")):
-        return
+def process_namespace() -> str:
+    """Return what process numbers count in: machine, boot and PID namespace; "" where that is not known.
+
+    Containers often share one host name, and each has process numbers of its own.
+    """
+    if sys.platform != "linux":
+        return sys.platform  # no PID namespaces there
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return  # something answers; MLflow says the rest
-    except OSError as error:
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: no answer ({error}); start the server or unset it") from None
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:  # as in many containers
+        machine = ""
+    try:
+        boot, numbers = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), Path("/proc/self/ns/pid").stat()
+    except OSError:
+        return ""
+    return f"{machine or 'unknown'} {boot} {numbers.st_ino}"
 
 
 def close_stale(store: Store) -> None:
@@ -158,11 +397,25 @@ def close_stale(store: Store) -> None:
             store.client.set_terminated(run.info.run_id, "KILLED")
 
 
+INITIAL = "4026531836"  # the inode of Linux's initial PID namespace: PROC_PID_INIT_INO in include/linux/proc_ns.h
+
+
 def is_dead(tags: Mapping[str, str]) -> bool:
-    """Tell whether the process that these tags of a run name was of this machine and is no more."""
-    if tags.get("process.host") != socket.gethostname():
+    """Tell whether the process that these tags of a run name was of this machine and is no more.
+
+    A process of another host or PID namespace cannot be known from here, and counts as alive.
+    """
+    here, there = process_namespace(), tags.get("process.namespace", "")
+    if tags.get("process.host") != socket.gethostname() or not there:
         return False
+    if here != there:
+        return _restarted(here.split(), there.split())
     try:
         return f"{psutil.Process(int(tags['process.pid'])).create_time():.0f}" != tags["process.started"]
     except psutil.NoSuchProcess:
         return True
+
+
+def _restarted(here: list[str], there: list[str]) -> bool:
+    same_machine = here[:1] == there[:1] != ["unknown"]
+    return same_machine and here[2:] == there[2:] == [INITIAL]

@@ -1,4 +1,4 @@
-"""Everything that is said to MLflow: one run a trained model, joined to the DVC outputs by content."""
+"""All that is logged to MLflow: one run for each trained model, joined to the DVC outputs by content."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import posixpath
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,34 +19,54 @@ os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pipeline import config, files, model_card, provenance
+from pipeline import config, console, files, model_card, provenance
 from pipeline.config import Params
-from pipeline.console import Stopped, undisturbed
-from pipeline.store import Store, open_store
+from pipeline.console import Stopped
+from pipeline.store import Store, StoreError, one_attempt, open_store, process_tags, without_passwords
+
+WAIT = 120  # seconds at the end of a training for a store that does not answer: time to restart a server
+BATCH = 1000  # metrics that MLflow takes in one call
 
 
 class Run:
-    """One MLflow run: what is said of it while it trains and afterwards."""
+    """One MLflow run: what is logged to it during its training and afterwards."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
         self.client = store.client
         self.run_id = run_id
+        self.unlogged: list[Metric] = []  # metrics of epochs, while the store does not answer
 
     def log_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Log one epoch's metrics at its own step, in one call."""
-        self._log(metrics, number)
+        """Log one epoch's metrics at its own step; where the store does not answer, with a later epoch's."""
+        self.unlogged += _points(metrics, number)
+        try:
+            self._log_epochs()
+        except StoreError as error:
+            self.store.note_failure(error)
+
+    def _log_epochs(self) -> None:
+        with one_attempt(seconds=5):  # the next epoch is the next attempt
+            while self.unlogged:
+                self.client.log_batch(self.run_id, self.unlogged[:BATCH])
+                del self.unlogged[:BATCH]
+        self.store.note_answer()
+
+    def wait_for_store(self) -> None:
+        """Log the epochs that are missing; raise ``StoreError`` where the store stays away for ``WAIT`` seconds."""
+        end = time.monotonic() + WAIT
+        while self.unlogged:
+            try:
+                self._log_epochs()
+            except StoreError:
+                if time.monotonic() > end or console.stopping.wait(1):
+                    raise
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Log figures of the run as a whole: tables show the last value of a curve, not the best."""
-        self._log(metrics, 0)
-
-    def _log(self, metrics: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+        self.client.log_batch(self.run_id, _points(metrics, 0))
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
@@ -62,13 +83,15 @@ class Run:
             self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_bytes(self, content: bytes, path: str) -> None:
-        """Log an artifact as it is: text would lose its own ends of line."""
+        """Log an artifact byte for byte: MLflow's own ``log_text`` changes the ends of lines."""
+        above, name = posixpath.split(path)
         with tempfile.TemporaryDirectory() as folder:
-            files.write_bytes(Path(folder, path), content)
-            self.client.log_artifact(self.run_id, str(Path(folder, path)))
+            files.write_bytes(Path(folder, name), content)
+            self.client.log_artifact(self.run_id, str(Path(folder, name)), above or None)
 
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
+        self.wait_for_store()
         self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
         self.tag({"model.sha256": report["model_sha256"]})
         self.client.log_dict(self.run_id, dict(report), f"{files.REPORTS / 'train.json'}")
@@ -125,22 +148,47 @@ class Run:
 
     def read(self, path: str) -> bytes | None:
         """Return the bytes of an artifact, say ``params.yaml`` or ``reports/metrics.json``; None where it is not."""
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MlflowException, OSError):
+        try:
+            known = {found.path for found in self.client.list_artifacts(self.run_id, posixpath.dirname(path) or None)}
+        except StoreError as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":  # the run was deleted for good
+                return None
+            raise
+        if path not in known:  # asked for first: a failed download says the same of a server that is down
+            return None
+        with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
-        return None
 
     def describe(self) -> None:
         """Write the model card into the run's note, from all that the run knows by now."""
         data = self.client.get_run(self.run_id).data
         self.tag({"mlflow.note.content": model_card.card(data.params, data.metrics, data.tags)})
 
-    @undisturbed()
     def end(self, status: str, error: BaseException | None = None) -> None:
-        """Close the run: FINISHED, KILLED or FAILED, with the error in its tags."""
-        with contextlib.suppress(MlflowException) if error else contextlib.nullcontext():
-            if error:
-                self.tag({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
-            self.client.set_terminated(self.run_id, status)
+        """Close the run: FINISHED, KILLED or FAILED, with the error in its tags.
+
+        A run that failed is closed in one short attempt, so that Ctrl-C is obeyed at once; a run that this leaves
+        RUNNING is closed by the next command that opens the store.
+        """
+        with self.store.undisturbed():
+            if not error:
+                self.client.set_terminated(self.run_id, status)
+            elif self.store.answers:
+                self._end_failed(status, error)
+
+    def _end_failed(self, status: str, error: BaseException) -> None:
+        reason = without_passwords(f"{type(error).__name__}: {error}")
+        try:
+            with one_attempt(seconds=1):
+                self.tag({"error": " ".join(reason.split())[:500]})
+                self.client.set_terminated(self.run_id, status)
+        except StoreError:
+            self.store.answers = False  # the runs of a sweep need not each find that out
+
+
+def _points(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step) for name, value in metrics.items()]
 
 
 RESULTS = {  # a report: its stage, its picture with the key of all runs, and the answers behind the figures
@@ -225,7 +273,6 @@ def ending(run: Run) -> Iterator[Run]:
     run.end("FINISHED")
 
 
-@undisturbed()
 def start(
     store: Store,
     params: Params,
@@ -240,15 +287,20 @@ def start(
     A sweep gives its trials a ``name``, its own run as ``parent``, and one ``origin`` for all.
     """
     origin = origin or provenance.find_origin()
-    tags = {**_dotted(digests), **origin.tags, **({"mlflow.parentRunId": parent} if parent else {})}
-    created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
-    run = Run(store, created.info.run_id)
-    run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
-    run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
-    run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
-    if origin.patch:
-        run.log_bytes(origin.patch, provenance.PATCH)
+    tags = {**_dotted(digests), **_tags(origin), **({"mlflow.parentRunId": parent} if parent else {})}
+    with store.undisturbed():
+        created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
+        run = Run(store, created.info.run_id)
+        run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
+        run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+        run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
+        if origin.patch:
+            run.log_bytes(origin.patch, provenance.PATCH)
     return run
+
+
+def _tags(origin: provenance.Origin) -> dict[str, str]:
+    return origin.tags | process_tags()
 
 
 @contextlib.contextmanager
@@ -257,10 +309,10 @@ def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: p
     run = find_sweep(store, digests["sweep_id"])
     if run:
         store.client.update_run(run.run_id, status="RUNNING")
-        run.tag({**origin.tags, "error": ""})
+        run.tag({**_tags(origin), "error": ""})
     else:
         name = f"sweep of {', '.join(params.sweep.parameters)}"
-        created = store.client.create_run(store.experiment_id, tags=_dotted(digests) | origin.tags, run_name=name)
+        created = store.client.create_run(store.experiment_id, tags=_dotted(digests) | _tags(origin), run_name=name)
         run = Run(store, created.info.run_id)
         space = {f"sweep.{name}": json.dumps(values) for name, values in params.sweep.parameters.items()}
         run.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
@@ -327,11 +379,11 @@ def log_results(report: str) -> None:
         restore(store)
 
 
-def log_page(page: Path) -> None:
-    """Keep the report page with the run of the model in front of it, and link it from the run's note."""
+def log_page(page: str, name: str) -> None:
+    """Keep the report's page under its file's name with the run of the model in models/, linked from the run's note."""
     run = run_of_model(open_store())
-    run.log_files([page], str(files.REPORTS))
-    path = f"{files.REPORTS.as_posix()}/{page.name}"
+    path = f"{files.REPORTS.as_posix()}/{name}"
+    run.log_bytes(page.encode(), path)
     run.tag({"report.page": f"#/experiments/{run.store.experiment_id}/runs/{run.run_id}/artifacts/{path}"})
     run.describe()
 
