@@ -228,7 +228,7 @@ def forward(
     precision: str = "float32",
     drop: Callable[[tf.Tensor, int], tf.Tensor] = lambda values, _: values,
 ) -> tf.Tensor:
-    """Return the logits, float32 [n, classes], of `build`'s network with these weights, in the order that learns fastest.
+    """Return the logits, float32 [n, classes], of `build`'s network with these weights, in the fastest order.
 
     Bias and ReLU come after the pooling, which commutes with both: the same function on a quarter of the values. Rows
     and columns that no answer depends on are left out.
