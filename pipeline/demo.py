@@ -145,6 +145,7 @@ def describe(digit: Digit) -> dict[str, Any]:
     return {
         **digit.as_json(whole=True),
         "runner_up": second,
+        "classes": digit.classes,
         "runner_up_probability": round(float(digit.probabilities[second]), 4),
         "field": _embed(digit.field),
     }

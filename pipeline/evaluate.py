@@ -30,14 +30,14 @@ _DENSE = {"CONV_2D", "FULLY_CONNECTED"}
 
 @dataclass(frozen=True)
 class Answers:
-    """What the network says to images: its own probabilities [n, 10], and the calibrated ones [n, 10]."""
+    """What the network says to images: its own probabilities [n, classes], and the calibrated ones [n, classes]."""
 
     network: np.ndarray
     calibrated: np.ndarray
 
     @property
     def predictions(self) -> np.ndarray:
-        """Return the digit of each answer, uint8 [n]."""
+        """Return the class of each answer, uint8 [n]."""
         return self.calibrated.argmax(axis=1).astype(np.uint8)
 
     @property
@@ -52,9 +52,11 @@ def main(arguments: Sequence[str]) -> None:
 
     console.no_arguments(arguments)
     images, labels = load_test(files.PREPARED)
-    answers = ask(Classifier.load(files.MODELS), images)
+    classifier = Classifier.load(files.MODELS)
+    check_labels(labels, classifier.classes)
+    answers = ask(classifier, images)
     metrics = measure(answers, labels) | identify(files.MODELS, files.PREPARED)
-    write(metrics, answers, images, labels)
+    write(metrics, answers, images, labels, classifier.classes)
     tracking.log_results("metrics.json")
     print(describe(metrics))
 
@@ -67,9 +69,15 @@ def load_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     if labels.shape != images.shape[:1] or labels.dtype != np.uint8 or not len(labels):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise UserError(f"{folder / LABELS}: expected uint8 [{len(images)}], a label an image, found {found}")
-    if labels.max() >= scoring.CLASSES:
-        raise UserError(f"{folder / LABELS}: expected labels 0 to 9, found {labels.max()}")
     return images, labels
+
+
+def check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise ``UserError`` where a label is none of the model's classes."""
+    if labels.max() >= len(classes):
+        raise UserError(
+            f"{files.PREPARED / LABELS}: expected labels 0 to {len(classes) - 1}, found {labels.max()}; `dvc repro`"
+        )
 
 
 def _load(path: Path) -> np.ndarray:
@@ -133,15 +141,18 @@ def multiply_adds(network: bytes) -> int:
     )
 
 
-def write(metrics: dict[str, Any], answers: Answers, images: np.ndarray, labels: np.ndarray) -> None:
+def write(
+    metrics: dict[str, Any], answers: Answers, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> None:
     """Write the five reports."""
     folder, predictions = files.REPORTS, answers.predictions
     correct = scoring.right(labels, predictions)
     files.write_json(folder / "metrics.json", metrics)
     _write_table(folder / "predictions.csv", prediction_rows(answers, labels))
-    _write_table(folder / "classes.csv", map(asdict, scoring.class_scores(scoring.confusion(labels, predictions))))
+    counts = scoring.confusion(labels, predictions, len(classes))
+    _write_table(folder / "classes.csv", map(asdict, scoring.class_scores(counts)))
     _write_table(folder / "calibration.csv", map(asdict, scoring.reliability(answers.sureness, correct)))
-    files.write_bytes(folder / "mistakes.png", draw_mistakes(images, labels, answers))
+    files.write_bytes(folder / "mistakes.png", draw_mistakes(images, labels, answers, classes))
 
 
 def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -164,7 +175,7 @@ def worst_mistakes(answers: Answers, labels: np.ndarray, count: int = WORST) -> 
     return wrong[np.argsort(-answers.sureness[wrong], kind="stable")][:count]
 
 
-def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers) -> bytes:
+def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers, classes: Sequence[str]) -> bytes:
     """Return the worst mistakes as a PNG: image, label, answer, its calibrated probability, the image's index."""
     worst = worst_mistakes(answers, labels)
     rows = max(1, math.ceil(len(worst) / COLUMNS))
@@ -176,7 +187,7 @@ def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers) -> b
         x, y = SPACE + place % COLUMNS * width, SPACE + place // COLUMNS * height
         sheet.paste(Image.fromarray(images[index]).resize((28 * ZOOM, 28 * ZOOM), Image.Resampling.NEAREST), (x, y))
         y += 28 * ZOOM + 2
-        draw.text((x, y), f"{labels[index]} read as {answers.predictions[index]}", 0, large)
+        draw.text((x, y), f"{classes[labels[index]]} read as {classes[answers.predictions[index]]}", 0, large)
         draw.text((x, y + 18), f"{answers.sureness[index]:.3f}  image {index}", 90, small)
     if not len(worst):
         draw.text((SPACE, SPACE), "no mistakes", 0, large)

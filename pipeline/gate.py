@@ -325,8 +325,13 @@ def _digits(challenger: Evidence, base: Evidence) -> list[str]:
 
 
 def _caption(index: int, challenger: Evidence, base: Evidence) -> list[str]:
-    now = f"{challenger.predictions[index]} ({challenger.sureness[index]:.2f})"
-    return [f"a {challenger.labels[index]}, #{index}", f"{base.predictions[index]} → {now}"]
+    classes = challenger.params.get("data.classes", config.DIGITS)
+
+    def name(number: int) -> str:
+        return classes[number] if number < len(classes) else str(number)
+
+    now = f"{name(challenger.predictions[index])} ({challenger.sureness[index]:.2f})"
+    return [f"a {name(challenger.labels[index])}, #{index}", f"{name(base.predictions[index])} → {now}"]
 
 
 def _test_images(challenger: Evidence) -> np.ndarray | None:

@@ -13,8 +13,9 @@ def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[
         f"commit `{tags.get('git.commit', '')[:12]}`."
     )
     lines = [
-        "# Handwritten digits, 28 x 28",
-        f"A convolutional network of {metrics.get('parameters', 0):,.0f} parameters that reads one handwritten digit.",
+        f"# {tags.get('data.title', '')}, 28 x 28",
+        f"A convolutional network of {metrics.get('parameters', 0):,.0f} parameters. Its answers for an image:",
+        f"{tags.get('data.classes', '')}.",
         "",
         "| | |",
         "|---|---|",
@@ -22,7 +23,7 @@ def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[
         "",
         made,
         "",
-        "Made for single digits written by hand, dark on light or light on dark. Not for print, letters or cheques.",
+        f"Intended use: {tags.get('data.intended_use', '')}",
     ]
     if "report.page" in tags:
         lines += ["", f"[The report: curves, mistakes, photographs, provenance]({tags['report.page']})"]
@@ -30,13 +31,13 @@ def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[
 
 
 CARD = (
-    ("test_accuracy", "accuracy on the test digits", "{:.4f}"),
+    ("test_accuracy", "accuracy on the test images", "{:.4f}"),
     ("test_accuracy_low", "its 95% interval from", "{:.4f}"),
     ("test_accuracy_high", "to", "{:.4f}"),
-    ("test_loss", "loss on the test digits", "{:.4f}"),
+    ("test_loss", "loss on the test images", "{:.4f}"),
     ("calibration_error", "calibration error", "{:.4f}"),
     ("photo_accuracy", "accuracy on the sample photographs", "{:.3f}"),
-    ("best_val_accuracy", "accuracy on the validation digits", "{:.4f}"),
+    ("best_val_accuracy", "accuracy on the validation images", "{:.4f}"),
     ("best_epoch", "best epoch", "{:.0f}"),
     ("epochs_run", "epochs", "{:.0f}"),
 )

@@ -101,10 +101,15 @@ def sources(names: Sequence[str]) -> Iterator[tuple[str, Path | bytes]]:
 
 def pictures_in(folder: Path) -> list[Path]:
     """Return the picture files of a folder in name order."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = pictures_of(folder)
     if not found:
         raise UserError(f"{console.shown(folder)}: expected pictures in this folder, found none")
     return found
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """Return the picture files of a folder in name order, which may be none."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def read_file(name: str, source: Path | bytes, classifier: Classifier, one: bool, label: str | None = None) -> Card:
@@ -118,8 +123,8 @@ def read_file(name: str, source: Path | bytes, classifier: Classifier, one: bool
 
 def read_folder(folder: Path, classifier: Classifier) -> Iterator[Card]:
     """Read every picture of a folder, with its label where labels.csv has one."""
-    labels = load_labels(folder / LABELS)
-    paths = pictures_in(folder)
+    labels = load_labels(folder / LABELS, classifier.classes)
+    paths = pictures_of(folder)
     missing = sorted(set(labels) - {path.name for path in paths})
     if missing:
         raise UserError(f"{folder / LABELS}: names {missing[0]}, which is not in the folder")
@@ -129,17 +134,23 @@ def read_folder(folder: Path, classifier: Classifier) -> Iterator[Card]:
             bar.update()
 
 
-def load_labels(path: Path) -> dict[str, str]:
-    """Return the label of each file; none where there is no labels.csv."""
+def load_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
+    """Return the label of each file, names of ``classes`` as `Reading.text` joins them; none without a labels.csv."""
     if not path.exists():
         return {}
     rows = files.read_csv(path)
     if rows and not {"file", "label"} <= set(rows[0]):
         raise UserError(f"{path}: expected the columns file and label, found {', '.join(rows[0])}")
     for row in rows:
-        if row["label"] and not (row["label"].isascii() and row["label"].isdigit()):
-            raise UserError(f"{path}: {row['file']}: expected digits as its label or nothing, found {row['label']!r}")
+        if not _is_written_in(row["label"], classes):
+            names = f"names of data.classes ({', '.join(classes[:3])}...)"
+            raise UserError(f"{path}: {row['file']}: expected {names} as its label or nothing, found {row['label']!r}")
     return {row["file"]: row["label"] for row in rows}
+
+
+def _is_written_in(label: str, classes: Sequence[str]) -> bool:
+    names = label.split() if len(classes[0]) > 1 else label
+    return set(names) <= set(classes)
 
 
 def object_of(card: Card) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _wrong(path: Path, found: str) -> UserError:
 
 
 def read_pair(folder: Path, part: str, classes: int = 256) -> Split:
-    """Return the images and the labels of one part of the data, ``train`` or ``t10k``: as many of one as of the other."""
+    """Return the images and the labels of one part, ``train`` or ``t10k``: as many of one as of the other."""
     paths = {"images": folder / f"{part}-images-idx3-ubyte", "labels": folder / f"{part}-labels-idx1-ubyte"}
     images, labels = (read_idx(path, kind, classes) for kind, path in paths.items())
     if len(images) != len(labels):

@@ -100,7 +100,7 @@ def _register(store: Store, run: Run, model_id: str, known: Mapping[str, str]) -
 
 def _make_model(store: Store) -> None:
     try:
-        store.client.create_registered_model(MODEL, description="Reads photographs of handwritten digits, and fields")
+        store.client.create_registered_model(MODEL, description="Reads photographs, and fields of 28 x 28")
     except StoreError as error:
         if error.code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -86,20 +86,22 @@ def collect(reports: Path) -> dict[str, Any]:
         name: _csv(reports / f"{name}.csv") for name in ("history", "calibration", "predictions", "photos", "sweep")
     }
     params = _params()
+    about = {"name": "", "title": "", "classes": []} | params.get("data", {})
     return {
+        "title": about["title"],
         "metrics": metrics,
         "facts": headline(metrics, train, photos),
         "interval": _interval(metrics, params.get("gate", {}).get("test_accuracy_low", 0.0)),
         "charts": _charts(rows["history"], rows["calibration"], int(train.get("best_epoch", 0))),
         "history": _table(rows["history"]),
         "calibration": [tuple(row.values()) for row in rows["calibration"]],
-        "confusion": confusion(rows["predictions"]),
+        "confusion": confusion(rows["predictions"], about["classes"]),
         "mistakes": mistakes(rows["predictions"]),
         "pictures": {name: _embedded(reports / f"{name}.png") for name in PICTURES},
         "photos": _photos(photos, rows["photos"]),
         "sweep": _sweep(rows["sweep"]),
         "gate": gate(_text(reports / "gate.md"), metrics.get("model_sha256", "")),
-        "data": data_sentence(data),
+        "data": data_sentence(data, about["name"]),
         "digests": list(digests(metrics, made_of, files.ROOT / "dvc.lock")),
         "parameters": [(name, value) for name, value in _flat(params) if name.startswith(("preprocess.", "train."))],
         "versions": list(versions()),
@@ -151,20 +153,21 @@ def _pair(name: str) -> dict[str, str]:
     return {"training": name, "validation": f"val_{name}"}
 
 
-def confusion(predictions: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the confusion matrix as ten rows of cells, with recall and precision; a cell's shade is its share."""
-    counts = [[0] * 10 for _ in range(10)]
+def confusion(predictions: Sequence[Row], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the confusion matrix as a row of cells a class, with recall and precision; a cell's shade is its share."""
+    counts = [[0] * len(classes) for _ in classes]
     for row in predictions:
         counts[int(row["label"])][int(row["prediction"])] += 1
-    worst = max(_share(counts[digit], read) for digit in range(10) for read in range(10) if read != digit) or 1
+    worst = max(_share(row, read) for label, row in enumerate(counts) for read in range(len(row)) if read != label) or 1
     found = []
-    for digit, answers in enumerate(counts):
+    for label, answers in enumerate(counts):
         cells = [
-            {"count": count, "same": read == digit, "shade": round(0.1 + 0.35 * _share(answers, read) / worst, 2)}
+            {"count": count, "same": read == label, "shade": round(0.1 + 0.35 * _share(answers, read) / worst, 2)}
             for read, count in enumerate(answers)
         ]
-        column = [each[digit] for each in counts]
-        found.append({"cells": cells, "recall": _percent(answers, digit), "precision": _percent(column, digit)})
+        column = [each[label] for each in counts]
+        shares = {"recall": _percent(answers, label), "precision": _percent(column, label)}
+        found.append({"name": classes[label], "cells": cells, **shares})
     return found if predictions else []
 
 
@@ -205,14 +208,14 @@ def _html(markdown: str) -> Markup:
     return Markup(found)  # noqa: S704
 
 
-def data_sentence(data: Mapping[str, Any]) -> str:
-    """Return how many digits there are of each use."""
+def data_sentence(data: Mapping[str, Any], name: str) -> str:
+    """Return how many images there are of each use."""
     if not data:
         return ""
     return (
-        "MNIST: {train_digits:,} digits to learn from, {validation_digits:,} that decide when to stop and which epoch "
-        "is kept, and {test_digits:,} that nothing is chosen on."
-    ).format(**data)
+        "{name}: {train_images:,} images to learn from, {validation_images:,} that decide when to stop and which epoch "
+        "is kept, and {test_images:,} that nothing is chosen on."
+    ).format(name=name, **data)
 
 
 def _photos(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-CLASSES = 10
 PLACES = 4  # decimals of a share: one image of 10,000 is 0.0001
 BINS = 15  # Guo et al. 2017, figure 1
 _SMALLEST = 1e-7  # Keras's epsilon, so that the loss is the one that Keras reports
@@ -76,7 +75,7 @@ def _tango(lost: int, won: int, images: int, difference: float) -> float:
 
 
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -log of what float [n, 10] gives to the labels, uint8 [n]: Keras's categorical loss."""
+    """Return the mean of -log of what float [n, classes] gives to the labels, uint8 [n]: Keras's categorical loss."""
     given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.clip(given, _SMALLEST, 1 - _SMALLEST)).mean())
 
@@ -121,10 +120,10 @@ def calibration_bound(probabilities: np.ndarray, correct: np.ndarray, p: float =
     return float(signed.mean() + NormalDist().inv_cdf(1 - p) * signed.std() / math.sqrt(len(signed)))
 
 
-def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Return the counts, int [10, 10], of images by label (rows) and answer (columns)."""
-    pairs = labels.astype(int) * CLASSES + predictions.astype(int)
-    return np.bincount(pairs, minlength=CLASSES * CLASSES).reshape(CLASSES, CLASSES)
+def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Return the counts, int [classes, classes], of images by label (rows) and answer (columns)."""
+    pairs = labels.astype(int) * classes + predictions.astype(int)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class ClassScore:
 
 
 def class_scores(counts: np.ndarray) -> list[ClassScore]:
-    """Return the scores of each class from its confusion counts, int [10, 10]."""
+    """Return the scores of each class from its confusion counts, int [classes, classes]."""
     hits, answers, images = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
     shares = zip(hits / np.maximum(answers, 1), hits / np.maximum(images, 1), strict=True)
     f1 = 2 * hits / np.maximum(answers + images, 1)

@@ -104,5 +104,5 @@ def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
     best, verdict = int(probabilities.argmax()), classifier.verdict(probabilities)
     if verdict == "no digit":
         return Reading((), verdict, "the field is not like a digit")
-    digit = Digit(best, float(probabilities[best]), verdict, (0, 0, *FIELD), field, probabilities)
-    return Reading((digit,), verdict, "" if verdict == "digit" else f"a {best} at most, and not like one")
+    digit = Digit(best, float(probabilities[best]), verdict, (0, 0, *FIELD), field, probabilities, classifier.classes)
+    return Reading((digit,), verdict, "" if verdict == "digit" else f"a {digit.name} at most, and not like one")

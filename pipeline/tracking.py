@@ -287,7 +287,12 @@ def start(
     A sweep gives its trials a ``name``, its own run as ``parent``, and one ``origin`` for all.
     """
     origin = origin or provenance.find_origin()
-    tags = {**_dotted(digests), **_tags(origin), **({"mlflow.parentRunId": parent} if parent else {})}
+    tags = {
+        **_dotted(digests),
+        **_about(params.data),
+        **_tags(origin),
+        **({"mlflow.parentRunId": parent} if parent else {}),
+    }
     with store.undisturbed():
         created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
         run = Run(store, created.info.run_id)
@@ -351,13 +356,19 @@ def _shown(params: Params) -> dict[str, Any]:
     }
 
 
+def _about(data: config.Data) -> dict[str, str]:
+    """Return what the model card says of the data."""
+    said = {"title": data.title, "intended_use": data.intended_use, "classes": ", ".join(data.classes)}
+    return {f"data.{name}": text for name, text in said.items()}
+
+
 def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
     sizes = {"training": params.preprocess.train, "validation": params.preprocess.validation}
     source = json.dumps({"uri": str(files.PREPARED)})
     return [
         DatasetInput(
             Dataset(
-                name=f"mnist-{use}",
+                name=f"{params.data.name.lower()}-{use}",
                 digest=data_sha256[:16],
                 source_type="local",
                 source=source,

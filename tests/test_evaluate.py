@@ -12,6 +12,7 @@ from pipeline import evaluate, files
 from pipeline.console import UserError
 from pipeline.evaluate import Answers
 from pipeline.learning import classifier
+from pipeline.learning.classifier import DIGITS
 
 RNG = np.random.default_rng(1)
 
@@ -110,17 +111,17 @@ def test_the_worst_mistake_is_the_one_that_was_most_sure():
 def test_the_picture_of_mistakes_shows_each_image_and_carries_no_time_or_software():
     images, labels = digits(40)
     answers = answers_of((labels + 1) % 10, np.linspace(0.2, 0.9, 40))
-    content = evaluate.draw_mistakes(images, labels, answers)
+    content = evaluate.draw_mistakes(images, labels, answers, DIGITS)
     picture = Image.open(io.BytesIO(content))
     first = np.asarray(picture)[evaluate.SPACE :, evaluate.SPACE :][: 28 * evaluate.ZOOM, : 28 * evaluate.ZOOM]
     assert (first[:: evaluate.ZOOM, :: evaluate.ZOOM] == images[39]).all()
     assert picture.info == {}
-    assert content == evaluate.draw_mistakes(images, labels, answers)
+    assert content == evaluate.draw_mistakes(images, labels, answers, DIGITS)
 
 
 def test_a_model_without_mistakes_gets_a_picture_too():
     images, labels = digits(3)
-    content = evaluate.draw_mistakes(images, labels, answers_of(labels, [0.9] * 3))
+    content = evaluate.draw_mistakes(images, labels, answers_of(labels, [0.9] * 3), DIGITS)
     assert Image.open(io.BytesIO(content)).size[1] > 100
 
 
@@ -135,7 +136,6 @@ def test_a_model_without_mistakes_gets_a_picture_too():
             "expected uint8 [5], a label an image, found uint8",
         ),
         (np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.uint8), "a label an image, found uint8 [0]"),
-        (np.zeros((5, 28, 28), np.uint8), np.full(5, 10, np.uint8), "expected labels 0 to 9, found 10"),
     ],
 )
 def test_test_digits_of_another_shape_type_or_count_are_refused(tmp_path, images, labels, said):
@@ -144,6 +144,13 @@ def test_test_digits_of_another_shape_type_or_count_are_refused(tmp_path, images
     with pytest.raises(UserError) as caught:
         evaluate.load_test(tmp_path)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("classes", "last"), [(DIGITS, 9), (("heart", "star"), 1)])
+def test_a_label_that_is_no_class_of_the_model_is_refused(classes, last):
+    evaluate.check_labels(np.array([0, last], np.uint8), classes)
+    with pytest.raises(UserError, match=f"expected labels 0 to {last}, found {last + 1}"):
+        evaluate.check_labels(np.array([0, last + 1], np.uint8), classes)
 
 
 def test_missing_and_truncated_test_digits_name_the_file_and_what_makes_it(workspace):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline import files, predict_photo
 from pipeline.console import UserError
-from pipeline.learning.classifier import Classifier
+from pipeline.learning.classifier import DIGITS, Classifier
 from pipeline.photos import photo, reading, sheet
 
 READER = Path(__file__).parent / "reader"
@@ -79,11 +79,26 @@ def test_the_contract_of_json(capsys):
     assert [set(one) for one in found] == [{"file", "text", "verdict", "reason", "digits"}] * 2
     first = found[0]
     assert (first["text"], first["verdict"], first["reason"]) == ("6", "digit", "")
-    assert set(first["digits"][0]) == {"digit", "probability", "verdict", "box"}
+    assert set(first["digits"][0]) == {"digit", "name", "probability", "verdict", "box"}
     x, y, width, height = first["digits"][0]["box"]
     size = photo.open_picture(SHIPPED / "single_06.jpg").size
     assert 0 <= x < x + width <= size[0]
     assert 0 <= y < y + height <= size[1]
+
+
+def test_labels_are_names_of_classes_one_after_the_other(tmp_path):
+    path = tmp_path / "labels.csv"
+    for classes, good, bad in (
+        (DIGITS, ["37", ""], ["3 7", "3x"]),
+        (("heart", "star"), ["star heart", ""], ["starheart"]),
+    ):
+        for label in good:
+            path.write_text(f"file,label\na.jpg,{label}\n")
+            assert predict_photo.load_labels(path, classes) == {"a.jpg": label}
+        for label in bad:
+            path.write_text(f"file,label\na.jpg,{label}\n")
+            with pytest.raises(UserError, match=f"a.jpg: expected names of data.classes .*'{label}'"):
+                predict_photo.load_labels(path, classes)
 
 
 @pytest.mark.usefixtures("workplace")
@@ -166,7 +181,9 @@ def test_pictures_without_a_label_are_read_and_not_scored(tmp_path, classifier):
     assert "photo_accuracy" not in metrics
 
 
-@pytest.mark.parametrize(("row", "words"), [("a.jpg,5x", "expected digits"), ("b.jpg,5", "not in the folder")])
+@pytest.mark.parametrize(
+    ("row", "words"), [("a.jpg,5x", "expected names of data.classes"), ("b.jpg,5", "not in the folder")]
+)
 def test_wrong_labels_are_errors_that_name_the_picture(tmp_path, classifier, row, words):
     (tmp_path / "a.jpg").write_bytes((SHIPPED / "single_06.jpg").read_bytes())
     (tmp_path / "labels.csv").write_text(f"file,label\n{row}\n")

@@ -14,6 +14,7 @@ from conftest import Project
 from PIL import Image
 
 from pipeline import charts, files, report, tracking
+from pipeline.config import DIGITS
 from pipeline.store import open_store
 
 MODEL, TEST = "a" * 64, "b" * 64
@@ -172,7 +173,7 @@ def test_what_reports_say_is_text_and_never_markup(reports: Path) -> None:
 
 
 def test_recall_is_of_a_row_and_precision_of_a_column(reports: Path) -> None:
-    seven, nine = (report.confusion(files.read_csv(reports / "predictions.csv"))[digit] for digit in (7, 9))
+    seven, nine = (report.confusion(files.read_csv(reports / "predictions.csv"), DIGITS)[digit] for digit in (7, 9))
     assert (seven["recall"], seven["precision"]) == ("33.3%", "100.0%")
     assert (nine["recall"], nine["precision"]) == ("100.0%", "50.0%")
     assert [cell["count"] for cell in seven["cells"]] == [0, 1, 0, 0, 0, 0, 0, 1, 0, 1]

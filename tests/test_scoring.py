@@ -128,13 +128,13 @@ def test_the_calibration_bound_exceeds_the_error_by_a_multiple_of_its_standard_e
 
 
 def test_confusion_has_labels_in_rows_and_answers_in_columns():
-    counts = scoring.confusion(np.array([3, 3, 5], np.uint8), np.array([3, 5, 5], np.uint8))
+    counts = scoring.confusion(np.array([3, 3, 5], np.uint8), np.array([3, 5, 5], np.uint8), 10)
     assert counts.shape == (10, 10)
     assert (counts[3, 3], counts[3, 5], counts[5, 3], counts[5, 5], counts.sum()) == (1, 1, 0, 1, 3)
 
 
 def test_class_scores_are_precision_recall_and_their_harmonic_mean():
-    counts = scoring.confusion(np.array([3, 3, 3, 5]), np.array([3, 3, 5, 5]))
+    counts = scoring.confusion(np.array([3, 3, 3, 5]), np.array([3, 3, 5, 5]), 10)
     three, five = (scoring.class_scores(counts)[label] for label in (3, 5))
     assert (three.precision, three.recall, three.f1, three.images) == pytest.approx((1, 2 / 3, 0.8, 3))
     assert (five.precision, five.recall, five.f1, five.images) == pytest.approx((0.5, 1, 2 / 3, 1))

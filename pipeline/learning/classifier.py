@@ -45,8 +45,8 @@ class Calibration:
         """Read a calibration that ``save`` wrote."""
         try:
             content = files.read_json(path)
-            numbers = (float(content[name]) for name in ("temperature", "certain", "possible"))
-            return cls(*numbers, tuple(map(str, content.get("classes", DIGITS))))
+            temperature, certain, possible = (float(content[name]) for name in ("temperature", "certain", "possible"))
+            return cls(temperature, certain, possible, tuple(content.get("classes", DIGITS)))
         except FileNotFoundError:
             raise UserError(f"{path}: expected the calibration here; `dvc repro train` makes it") from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -62,8 +62,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit temperature and thresholds to validation digits, as they are and degraded as photographs degrade them.
 
-    ``clean`` and ``degraded`` [n, classes] are logits up to a constant a row; ``labels`` [n]. The temperature
-    has the least negative log-likelihood on the degraded ones.
+    ``clean`` and ``degraded`` [n, classes] are the network's logits up to a constant a row; ``labels`` [n]. The
+    temperature has the least negative log-likelihood on the degraded ones.
     """
     temperature = round(fit_temperature(degraded, labels), 4)
     answers = softmax(clean / temperature)

@@ -65,7 +65,8 @@ def load_digits(folder: Path) -> Digits:
         raise UserError(f"{folder / missing[0]}: expected prepared data; run `dvc repro preprocess`")
     arrays = [np.load(folder / name, allow_pickle=False) for name in names[:-1]]
     classes = tuple(files.read_json(folder / names[-1]))
-    return Digits(*arrays, sha256=files.digest_files(folder / name for name in names), classes=classes)
+    digest = files.digest_files(folder / name for name in names)
+    return Digits(arrays[0], arrays[1], arrays[2], arrays[3], digest, classes)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.learning.classifier import FLOOR, Classifier, Verdict, evidence, is_torn, softmax
+from pipeline.learning.classifier import DIGITS, FLOOR, Classifier, Verdict, evidence, is_torn, softmax
 from pipeline.photos import photo
 from pipeline.photos.photo import Box, Page, Picture, Piece
 
@@ -23,7 +23,10 @@ WEAK = 0.06  # darkness relative to the paper below which an unsure answer is bl
 
 @dataclass(frozen=True)
 class Digit:
-    """A digit that was found: its calibrated ``probabilities`` [10], ``box`` in own pixels, and the ``field`` read."""
+    """A digit that was found: calibrated ``probabilities`` [classes], ``box`` in own pixels, and the ``field`` read.
+
+    ``classes`` are the names of the answers; ``digit`` is the number of the best one.
+    """
 
     digit: int
     probability: float
@@ -31,10 +34,16 @@ class Digit:
     box: Box
     field: np.ndarray
     probabilities: np.ndarray
+    classes: tuple[str, ...] = DIGITS
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return self.classes[self.digit]
 
     def as_json(self, *, whole: bool = False) -> dict[str, Any]:
-        """Return what JSON can say, ``whole`` with the ten probabilities; the box is [x, y, width, height]."""
-        found: dict[str, Any] = {"digit": self.digit, "probability": round(self.probability, 4)}
+        """Return what JSON can say, ``whole`` with all probabilities; the box is [x, y, width, height]."""
+        found: dict[str, Any] = {"digit": self.digit, "name": self.name, "probability": round(self.probability, 4)}
         found |= {"verdict": self.verdict, "box": list(self.box)}
         return found | ({"probabilities": [round(each, 4) for each in self.probabilities.tolist()]} if whole else {})
 
@@ -49,11 +58,12 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The digits in reading order."""
-        return "".join(str(found.digit) for found in self.digits)
+        """The digits in reading order: names of one character together, longer ones with spaces between."""
+        names = [found.name for found in self.digits]
+        return (" " if any(len(name) > 1 for name in names) else "").join(names)
 
     def as_json(self, *, whole: bool = False) -> dict[str, Any]:
-        """Return what JSON can say, ``whole`` with the ten probabilities of each digit."""
+        """Return what JSON can say, ``whole`` with all probabilities of each digit."""
         digits = [digit.as_json(whole=whole) for digit in self.digits]
         return {"text": self.text, "verdict": self.verdict, "reason": self.reason, "digits": digits}
 
@@ -116,7 +126,7 @@ def _digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Dig
     best = int(probabilities.argmax())
     box = _own(groups[0].box, picture)
     verdict = classifier.verdict(probabilities)
-    return Digit(best, float(probabilities[best]), verdict, box, groups[0].field, probabilities)
+    return Digit(best, float(probabilities[best]), verdict, box, groups[0].field, probabilities, classifier.classes)
 
 
 def _judge(page: Page, found: list[tuple[Group, Digit]]) -> Reading:
@@ -138,7 +148,7 @@ def _judge(page: Page, found: list[tuple[Group, Digit]]) -> Reading:
 
 
 def _doubt(digit: Digit, page: Page, group: Group) -> str:
-    first, second = np.argsort(digit.probabilities)[:-3:-1]
+    first, second = (digit.classes[number] for number in np.argsort(digit.probabilities)[:-3:-1])
     if is_torn(digit.probabilities):
         return f"{first} and {second} are about equally likely"
     if page.peak < WEAK:

@@ -131,12 +131,15 @@ def _evidence(digit: Digit, classifier: Classifier) -> Image.Image:
     draw.text((8, 8), "field", QUIET, _font(12))
     draw.text((128, 8), "the answer rests on", QUIET, _font(12))
     second = int(np.argsort(digit.probabilities)[-2])
-    draw.text((8, 148), f"{digit.digit}, then {second}   {digit.verdict}", COLOURS[digit.verdict], _font(16))
-    for value, probability in enumerate(digit.probabilities):
-        y = 28 + value * 14
-        draw.text((252, y - 3), str(value), WORDS, _font(12))
+    draw.text(
+        (8, 148), f"{digit.name}, then {digit.classes[second]}   {digit.verdict}", COLOURS[digit.verdict], _font(16)
+    )
+    likeliest = np.sort(np.argsort(-digit.probabilities, kind="stable")[:10])  # as many as there is room for
+    for row, value in enumerate(likeliest.tolist()):
+        y, name, probability = 28 + row * 14, digit.classes[value], digit.probabilities[value]
         colour = COLOURS["digit"] if value == digit.digit else QUIET
         draw.rectangle((266, y, 266 + round(64 * probability), y + 9), colour)
+        draw.text((252 if len(name) == 1 else 268, y - 3), _cut(name, 10), WORDS, _font(12))
         draw.text((334, y - 3), f"{probability:.3f}", QUIET, _font(11))
     return tile
 
