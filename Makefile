@@ -12,7 +12,10 @@ export DO_NOT_TRACK := 1
 .DEFAULT_GOAL := repro
 .PHONY: repro test test-fast check ui demo photo gate sweep bench lock clean help setup
 
+# DVC refuses a folder without git, as a ZIP file from GitHub makes one, unless it is told that there is none.
 repro: setup  ## run what changed, from MNIST to the photographs (the default)
+	@LC_ALL=C git rev-parse 2>&1 | grep -q "not a git repository (or any" && dvc config --local core.no_scm true && \
+		echo "note: no git here; after \`git init\`: dvc config --local --unset core.no_scm" >&2 || true
 	@dvc repro
 	@python -m pipeline.report
 	@python -m pipeline.summary

@@ -92,7 +92,7 @@ def side_of(name: str, labels: np.ndarray, predictions: np.ndarray) -> Evidence:
 
 def measured(side: Evidence) -> Evidence:
     """Return the evidence with the accuracy that its answers have."""
-    accuracy = round(float(side.right.mean()), scoring.PLACES)
+    accuracy = round(float(side.is_correct.mean()), scoring.PLACES)
     return replace(side, metrics={**side.metrics, "test_accuracy": accuracy, "test_accuracy_low": accuracy})
 
 

@@ -1,4 +1,4 @@
-"""Stage evaluate: show the network the digits that nothing was chosen on, and say how good, how sure, how honest it is.
+"""Stage evaluate: measure accuracy, loss and calibration on the test digits, on which nothing was chosen.
 
 Reads   data/prepared/test-images.npy, data/prepared/test-labels.npy
         models/digits.tflite, models/calibration.json, and models/digits.keras for its digest, the model's name
@@ -30,19 +30,19 @@ _DENSE = {"CONV_2D", "FULLY_CONNECTED"}
 
 @dataclass(frozen=True)
 class Answers:
-    """What the network says to images: its own probabilities [n, classes], and the calibrated ones [n, classes]."""
+    """Probabilities of each class: the network's own and the calibrated ones, float [n, classes]."""
 
     network: np.ndarray
     calibrated: np.ndarray
 
     @property
     def predictions(self) -> np.ndarray:
-        """Return the class of each answer, uint8 [n]."""
+        """Return the predicted class of each image, uint8 [n]."""
         return self.calibrated.argmax(axis=1).astype(np.uint8)
 
     @property
-    def sureness(self) -> np.ndarray:
-        """Return the calibrated probability of each answer given, [n]."""
+    def confidence(self) -> np.ndarray:
+        """Return the calibrated probability of each predicted class, float [n]."""
         return self.calibrated.max(axis=1)
 
 
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     images, labels = load_test(files.PREPARED)
     classifier = Classifier.load(files.MODELS)
     check_labels(labels, classifier.classes)
-    answers = ask(classifier, images)
-    metrics = measure(answers, labels) | identify(files.MODELS, files.PREPARED)
+    answers = predict(classifier, images)
+    metrics = compute_metrics(answers, labels) | identify(files.MODELS, files.PREPARED)
     write(metrics, answers, images, labels, classifier.classes)
     tracking.log_results("metrics.json")
     print(describe(metrics))
@@ -89,31 +89,31 @@ def _load(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not a NumPy array; `dvc repro preprocess` makes it anew") from None
 
 
-def ask(classifier: Classifier, images: np.ndarray) -> Answers:
-    """Return the answers to uint8 [n, 28, 28]; raise ``UserError`` when the network gives no numbers."""
+def predict(classifier: Classifier, images: np.ndarray) -> Answers:
+    """Classify images, uint8 [n, 28, 28]; raise ``UserError`` if the network returns NaN or infinity."""
     logs = classifier.log_probabilities(images)
     if not np.isfinite(logs).all():
         raise UserError("models/digits.tflite answers NaN: its training diverged; lower train.learning_rate")
     return Answers(np.exp(logs), softmax(logs / classifier.calibration.temperature))
 
 
-def measure(answers: Answers, labels: np.ndarray) -> dict[str, Any]:
-    """Return the flat metrics of answers to images with ``labels``, uint8 [n]."""
-    correct = scoring.right(labels, answers.predictions)
+def compute_metrics(answers: Answers, labels: np.ndarray) -> dict[str, Any]:
+    """Compute the metrics of ``answers`` to images with ``labels``, uint8 [n], as one flat mapping."""
+    correct = scoring.is_correct(labels, answers.predictions)
     low, high = scoring.wilson(int(correct.sum()), len(correct))
     metrics = {
         "test_accuracy": float(correct.mean()),
         "test_accuracy_low": low,
         "test_accuracy_high": high,
         "test_loss": scoring.cross_entropy(answers.network, labels),
-        "calibration_error": scoring.calibration_error(scoring.reliability(answers.sureness, correct)),
-        "calibration_error_high": scoring.calibration_bound(answers.sureness, correct),
+        "calibration_error": scoring.calibration_error(scoring.reliability(answers.confidence, correct)),
+        "calibration_error_high": scoring.calibration_bound(answers.confidence, correct),
     }
     return {name: round(value, scoring.PLACES) for name, value in metrics.items()} | {"test_images": len(labels)}
 
 
 def identify(models: Path, prepared: Path) -> dict[str, Any]:
-    """Return which model and which test digits the metrics are of, and what an answer costs, in bytes and work."""
+    """Return the digests of model and test digits, the network's bytes, and its multiply-adds for one image."""
     network = models / "digits.tflite"
     return {
         "model_sha256": files.sha256(models / "digits.keras"),
@@ -146,12 +146,12 @@ def write(
 ) -> None:
     """Write the five reports."""
     folder, predictions = files.REPORTS, answers.predictions
-    correct = scoring.right(labels, predictions)
+    correct = scoring.is_correct(labels, predictions)
     files.write_json(folder / "metrics.json", metrics)
     _write_table(folder / "predictions.csv", prediction_rows(answers, labels))
     counts = scoring.confusion(labels, predictions, len(classes))
     _write_table(folder / "classes.csv", map(asdict, scoring.class_scores(counts)))
-    _write_table(folder / "calibration.csv", map(asdict, scoring.reliability(answers.sureness, correct)))
+    _write_table(folder / "calibration.csv", map(asdict, scoring.reliability(answers.confidence, correct)))
     files.write_bytes(folder / "mistakes.png", draw_mistakes(images, labels, answers, classes))
 
 
@@ -161,8 +161,8 @@ def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def prediction_rows(answers: Answers, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Return one row an image: what paired statistics need of it."""
-    columns = (labels.tolist(), answers.predictions.tolist(), answers.sureness.tolist())
+    """Return one row for each image, which paired statistics need: index, label, prediction, probability."""
+    columns = (labels.tolist(), answers.predictions.tolist(), answers.confidence.tolist())
     return [
         {"index": index, "label": label, "prediction": prediction, "probability": probability}
         for index, (label, prediction, probability) in enumerate(zip(*columns, strict=True))
@@ -170,9 +170,9 @@ def prediction_rows(answers: Answers, labels: np.ndarray) -> list[dict[str, Any]
 
 
 def worst_mistakes(answers: Answers, labels: np.ndarray, count: int = WORST) -> np.ndarray:
-    """Return the indices of the wrong answers that were most sure, the worst first."""
+    """Return the indices of the wrong predictions with the highest confidence, the highest first."""
     wrong = np.flatnonzero(answers.predictions != labels)
-    return wrong[np.argsort(-answers.sureness[wrong], kind="stable")][:count]
+    return wrong[np.argsort(-answers.confidence[wrong], kind="stable")][:count]
 
 
 def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers, classes: Sequence[str]) -> bytes:
@@ -188,7 +188,7 @@ def draw_mistakes(images: np.ndarray, labels: np.ndarray, answers: Answers, clas
         sheet.paste(Image.fromarray(images[index]).resize((28 * ZOOM, 28 * ZOOM), Image.Resampling.NEAREST), (x, y))
         y += 28 * ZOOM + 2
         draw.text((x, y), f"{classes[labels[index]]} read as {classes[answers.predictions[index]]}", 0, large)
-        draw.text((x, y + 18), f"{answers.sureness[index]:.3f}  image {index}", 90, small)
+        draw.text((x, y + 18), f"{answers.confidence[index]:.3f}  image {index}", 90, small)
     if not len(worst):
         draw.text((SPACE, SPACE), "no mistakes", 0, large)
     return _png(sheet)

@@ -37,8 +37,8 @@ class IncomparableError(UserError):
 class Evidence:
     """The reports of one model, and the parameters (flat, dotted) that made it.
 
-    ``labels`` and ``predictions`` are uint8 [n], ``sureness`` [n] the probability of each answer. ``model_sha256`` is
-    the digest of the model's file itself, where there is one.
+    ``labels`` and ``predictions`` are uint8 [n], ``confidence`` [n] the probability of each prediction.
+    ``model_sha256`` is the digest of the model's file itself, where there is one.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Evidence:
     params: Mapping[str, Any]
     labels: np.ndarray
     predictions: np.ndarray
-    sureness: np.ndarray
+    confidence: np.ndarray
     model_sha256: str = ""
 
     @property
-    def right(self) -> np.ndarray:
-        """Return which answers are right, bool [n]."""
+    def is_correct(self) -> np.ndarray:
+        """Return which predictions equal their labels, bool [n]."""
         return np.equal(self.labels, self.predictions)
 
     @property
@@ -61,8 +61,8 @@ class Evidence:
         """Return all flat figures of the reports."""
         return {**self.photos, **self.train, **self.metrics}
 
-    def strays(self) -> Iterator[str]:
-        """Yield what is not of the model that the metrics are of."""
+    def mismatches(self) -> Iterator[str]:
+        """Yield, in words, each report that is of another model than the metrics."""
         model = self.metrics.get("model_sha256")
         if not model:
             yield f"{METRICS} names no model"
@@ -73,7 +73,7 @@ class Evidence:
         for path, other in named.items():
             if other != model:
                 yield f"{path} is of model {str(other)[:12]}, {METRICS} of {model[:12]}"
-        if round(float(self.right.mean()), scoring.PLACES) != self.metrics.get("test_accuracy"):
+        if round(float(self.is_correct.mean()), scoring.PLACES) != self.metrics.get("test_accuracy"):
             yield f"{PREDICTIONS} has another accuracy than {METRICS}"
 
 
@@ -99,10 +99,10 @@ def read(name: str, reader: Reader, model_sha256: str = "") -> Evidence:
     missing = [path for path, content in contents.items() if not content]
     if missing:
         raise IncomparableError(f"{name} has no {', '.join(missing)}; `dvc repro` makes the reports, git keeps them")
-    labels, predictions, sureness = _answers(name, contents[PREDICTIONS] or b"")
+    labels, predictions, confidence = _answers(name, contents[PREDICTIONS] or b"")
     metrics, train, photos = (_mapping(name, path, contents[path] or b"") for path in (METRICS, TRAIN, PHOTOS))
     params = flat(_mapping(name, str(files.PARAMS), contents[str(files.PARAMS)] or b""))
-    return Evidence(name, metrics, train, photos, params, labels, predictions, sureness, model_sha256)
+    return Evidence(name, metrics, train, photos, params, labels, predictions, confidence, model_sha256)
 
 
 def _mapping(name: str, path: str, content: bytes) -> dict[str, Any]:
@@ -122,12 +122,12 @@ def _answers(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndar
     try:
         rows = list(csv.DictReader(content.decode().splitlines()))
         labels, predictions = (np.array([int(row[key]) for row in rows], np.uint8) for key in ("label", "prediction"))
-        sureness = np.array([float(row["probability"]) for row in rows])
+        confidence = np.array([float(row["probability"]) for row in rows])
     except (ValueError, KeyError, TypeError, OverflowError):
         raise IncomparableError(f"{name}: {PREDICTIONS} cannot be read; `dvc repro` makes the reports") from None
-    if not rows or not np.isfinite(sureness).all():
+    if not rows or not np.isfinite(confidence).all():
         raise IncomparableError(f"{name}: {PREDICTIONS} holds {'NaN' if rows else 'no answers'}")
-    return labels, predictions, sureness
+    return labels, predictions, confidence
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, read them back, and name their contents by sha256; knows no stage."""
+"""Write files atomically, read them back, and digest them by sha256; knows no stage."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def workspace() -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that takes its place when the block ends well, and vanishes when not."""
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that replaces it if the block succeeds, and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -54,13 +54,13 @@ def _umask() -> int:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
-    with replacing(path) as stream:
+    """Write ``content`` to ``path`` atomically."""
+    with atomic_write(path) as stream:
         stream.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` as UTF-8, its ends of line as they are, whole or not at all."""
+    """Write ``content`` to ``path`` as UTF-8, its line ends unchanged, atomically."""
     write_bytes(path, content.encode("utf-8"))
 
 
@@ -117,14 +117,14 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequenc
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file with a header into one dictionary of strings a row."""
+    """Read a CSV file with a header into one dictionary of strings for each row."""
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write ``array`` as an ``.npy`` file: the same array gives the same bytes."""
-    with replacing(path) as stream:
+    with atomic_write(path) as stream:
         np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
 
 

@@ -37,7 +37,7 @@ SHOWN, COLUMNS = 15, 5  # pictures of each kind; in a row
 
 
 class Verdict(StrEnum):
-    """What a check, or the gate, says; the graver one first."""
+    """What a check, or the gate, says: the most severe first, in which order `conclude` looks for them."""
 
     FAILED = "fail"
     INCOMPARABLE = "cannot compare"
@@ -56,7 +56,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, and what the limits ask for."""
+    """One check of the gate: its verdict, what was found, and what params.yaml asks for."""
 
     name: str
     verdict: Verdict
@@ -104,7 +104,7 @@ def judge(revision: str = "", against: str = "") -> tuple[list[Check], Evidence 
     PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
     challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
     base = attempt(lambda: _of_champion() if against == CHAMPION else _of_base(revision, against))
-    checks = [*([] if revision else [lock(dvc_status())]), *decide(challenger, base, limits)]
+    checks = [*([] if revision else [check_dvc_status(dvc_status())]), *decide(challenger, base, limits)]
     files.write_text(PAGE, render(checks, challenger, base))
     return checks, base
 
@@ -158,30 +158,30 @@ def decide(
     """Return what can be said of ``challenger`` from its reports and from those of ``base``."""
     if isinstance(challenger, IncomparableError):
         return [Check("reports", Verdict.INCOMPARABLE, str(challenger), "the reports of one model")]
-    return [belonging(challenger), *bounds(challenger, limits), *comparison(challenger, base, limits)]
+    return [check_reports(challenger), *check_bounds(challenger, limits), *check_against_base(challenger, base, limits)]
 
 
 def conclude(checks: Sequence[Check]) -> Verdict:
-    """Return the gravest verdict of the checks; nothing checked is nothing compared."""
+    """Return the most severe verdict of the checks; without any check the verdict is INCOMPARABLE, never a pass."""
     found = {check.verdict for check in checks}
     return next((verdict for verdict in Verdict if verdict in found), Verdict.INCOMPARABLE)
 
 
-def lock(status: Mapping[str, Any]) -> Check:
+def check_dvc_status(status: Mapping[str, Any]) -> Check:
     """Check that ``dvc status``, as its JSON says it, finds every output made by this code, data and params.yaml."""
     found = f"changed: {', '.join(status)}; `dvc repro`" if status else "clean"
     return Check("dvc status", Verdict.FAILED if status else Verdict.PASSED, found, "clean")
 
 
-def belonging(challenger: Evidence) -> Check:
-    """Check that every report is of the model that is there."""
-    strays = "; ".join(challenger.strays())
-    verdict = Verdict.FAILED if strays else Verdict.PASSED
-    return Check("reports", verdict, strays or _model(challenger), "all of one model")
+def check_reports(challenger: Evidence) -> Check:
+    """Check that all reports are of the model in models/."""
+    mismatches = "; ".join(challenger.mismatches())
+    verdict = Verdict.FAILED if mismatches else Verdict.PASSED
+    return Check("reports", verdict, mismatches or _model(challenger), "all of one model")
 
 
-def bounds(challenger: Evidence, limits: config.Gate) -> list[Check]:
-    """Check what must hold whatever the base is like."""
+def check_bounds(challenger: Evidence, limits: config.Gate) -> list[Check]:
+    """Check the limits that do not depend on a base: floors of accuracy, ceilings of error, size and work."""
     found = challenger.figures
     return [
         *(_bound(name, found.get(name), getattr(limits, name), "at least", operator.ge) for name in FLOORS),
@@ -198,23 +198,26 @@ def _bound(name: str, found: Any, limit: float, words: str, holds: Callable[[Any
     return Check(name, Verdict.PASSED if holds(found, limit) else Verdict.FAILED, _cell(found), asked)
 
 
-def comparison(challenger: Evidence, base: Evidence | IncomparableError, limits: config.Gate) -> list[Check]:
+def check_against_base(challenger: Evidence, base: Evidence | IncomparableError, limits: config.Gate) -> list[Check]:
     """Check the answers to the same images: not shown to be worse, and shown to lose less than the margin."""
     if isinstance(base, IncomparableError):
         return [_incomparable(str(base))]
-    obstacle = next(obstacles(challenger, base), "")
-    if obstacle:
-        return [_incomparable(obstacle)]
-    lost, won = (len(indices) for indices in changed_sides(challenger, base))
-    return [*paired(lost, won, len(base.labels), limits), *moved_limits(challenger, base)]
+    reason = next(reasons_not_comparable(challenger, base), "")
+    if reason:
+        return [_incomparable(reason)]
+    lost, won = (len(indices) for indices in changed_answers(challenger, base))
+    return [*check_paired(lost, won, len(base.labels), limits), *check_limits(challenger, base)]
 
 
 def _incomparable(reason: str) -> Check:
     return Check("comparison", Verdict.INCOMPARABLE, reason, "two models' answers to the same images")
 
 
-def paired(lost: int, won: int, images: int, limits: config.Gate) -> list[Check]:
-    """Check what ``lost`` and ``won`` images show: a loss, and that it is no larger than the margin."""
+def check_paired(lost: int, won: int, images: int, limits: config.Gate) -> list[Check]:
+    """Test on paired answers whether the challenger is worse, and whether it is worse by more than the margin.
+
+    ``lost`` images went from right to wrong, ``won`` ones from wrong to right, of ``images`` in all.
+    """
     p = scoring.mcnemar(lost, won)
     lowest = scoring.difference_bound(lost, won, images, limits.margin_p)
     found = f"p = {p:.2g}: {lost:,} lost, {won:,} won of {images:,}"
@@ -230,9 +233,9 @@ def paired(lost: int, won: int, images: int, limits: config.Gate) -> list[Check]
     ]
 
 
-def obstacles(challenger: Evidence, base: Evidence) -> Iterator[str]:
-    """Yield why the answers of the two cannot be compared."""
-    yield from (f"{base.name}: {stray}" for stray in base.strays())
+def reasons_not_comparable(challenger: Evidence, base: Evidence) -> Iterator[str]:
+    """Yield the reasons why the answers of the two cannot be compared."""
+    yield from (f"{base.name}: {mismatch}" for mismatch in base.mismatches())
     before, after = (str(side.metrics.get("test_sha256"))[:12] for side in (base, challenger))
     if before != after or before == "None":
         yield f"not the same test digits: {before} and {after}"
@@ -240,21 +243,21 @@ def obstacles(challenger: Evidence, base: Evidence) -> Iterator[str]:
         yield f"not the same labels in {evidence.PREDICTIONS}"
 
 
-def changed_sides(challenger: Evidence, base: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the images that were lost and of those that were won, the most sure answer first."""
-    order = np.argsort(-challenger.sureness, kind="stable")
-    lost, won = base.right & ~challenger.right, ~base.right & challenger.right
+def changed_answers(challenger: Evidence, base: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the lost and of the won images, int [n], those with the highest confidence first."""
+    order = np.argsort(-challenger.confidence, kind="stable")
+    lost, won = base.is_correct & ~challenger.is_correct, ~base.is_correct & challenger.is_correct
     return order[lost[order]], order[won[order]]
 
 
-def moved_limits(challenger: Evidence, base: Evidence) -> list[Check]:
-    """Warn of a change that moves the limits that it is judged by."""
-    moved = [name for name, *_ in differences(base.params, challenger.params) if name.startswith("gate.")]
-    return [Check("limits", Verdict.WARNED, f"changed: {', '.join(moved)}", "those of the base")] if moved else []
+def check_limits(challenger: Evidence, base: Evidence) -> list[Check]:
+    """Warn of a change of the limits that the change itself is judged by."""
+    changed = [name for name, *_ in differences(base.params, challenger.params) if name.startswith("gate.")]
+    return [Check("limits", Verdict.WARNED, f"changed: {', '.join(changed)}", "those of the base")] if changed else []
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return name, before and after of what differs, by name."""
+    """Return what differs as (name, before, after), sorted by name."""
     names = sorted({*before, *after})
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
 
@@ -308,12 +311,12 @@ def _table(title: str, rows: Sequence[tuple[str, Any, Any]]) -> list[str]:
 
 
 def _digits(challenger: Evidence, base: Evidence) -> list[str]:
-    if any(obstacles(challenger, base)):
+    if any(reasons_not_comparable(challenger, base)):
         return []
     images = _test_images(challenger)
     titles = ("lost: right in the base, wrong now", "won: wrong in the base, right now")
     lines = []
-    for title, indices in zip(titles, changed_sides(challenger, base), strict=True):
+    for title, indices in zip(titles, changed_answers(challenger, base), strict=True):
         shown = indices[:SHOWN].tolist()
         captions = [_caption(index, challenger, base) for index in shown]
         pictures = [braille(images[index]) for index in shown] if images is not None else [[] for _ in shown]
@@ -330,7 +333,7 @@ def _caption(index: int, challenger: Evidence, base: Evidence) -> list[str]:
     def name(number: int) -> str:
         return classes[number] if number < len(classes) else str(number)
 
-    now = f"{name(challenger.predictions[index])} ({challenger.sureness[index]:.2f})"
+    now = f"{name(challenger.predictions[index])} ({challenger.confidence[index]:.2f})"
     return [f"a {name(challenger.labels[index])}, #{index}", f"{name(base.predictions[index])} → {now}"]
 
 

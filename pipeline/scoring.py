@@ -14,11 +14,11 @@ import numpy as np
 
 PLACES = 4  # decimals of a share: one image of 10,000 is 0.0001
 BINS = 15  # Guo et al. 2017, figure 1
-_SMALLEST = 1e-7  # Keras's epsilon, so that the loss is the one that Keras reports
+_EPSILON = 1e-7  # Keras's epsilon, so that the loss is the one that Keras reports
 
 
-def right(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Return which answers are right, bool [n]; raise ``ValueError`` where the two are not of one length, or empty."""
+def is_correct(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Return which predictions equal their labels, bool [n]; raise ``ValueError`` if lengths differ or are 0."""
     if labels.shape != predictions.shape or labels.ndim != 1 or not len(labels):
         raise ValueError(f"expected as many answers as labels, found {predictions.shape} and {labels.shape}")
     return np.equal(labels, predictions)
@@ -77,7 +77,7 @@ def _tango(lost: int, won: int, images: int, difference: float) -> float:
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of -log of what float [n, classes] gives to the labels, uint8 [n]: Keras's categorical loss."""
     given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.clip(given, _SMALLEST, 1 - _SMALLEST)).mean())
+    return float(-np.log(np.clip(given, _EPSILON, 1 - _EPSILON)).mean())
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_an_error_of_the_system_that_is_not_the_disk_s_keeps_its_traceback():
 def test_a_stopped_program_closes_what_it_holds_and_says_how_to_go_on(tmp_path, number):
     kept = tmp_path / "kept"
     body = (
-        f"with files.replacing(Path({str(kept)!r})) as stream:\n"
+        f"with files.atomic_write(Path({str(kept)!r})) as stream:\n"
         "    stream.write(b'half'); print('ready', flush=True)\n"
         "    time.sleep(30)"
     )

@@ -17,11 +17,11 @@ from pipeline.learning.classifier import DIGITS
 RNG = np.random.default_rng(1)
 
 
-def answers_of(predictions, sureness, network=None):
-    """Return answers that give ``sureness`` to each prediction and share the rest."""
-    predictions, sureness = np.asarray(predictions), np.asarray(sureness, float)
-    calibrated = np.repeat((1 - sureness)[:, None] / 9, 10, axis=1)
-    calibrated[np.arange(len(predictions)), predictions] = sureness
+def answers_of(predictions, confidence, network=None):
+    """Return answers that give ``confidence`` to each prediction and share the rest."""
+    predictions, confidence = np.asarray(predictions), np.asarray(confidence, float)
+    calibrated = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
+    calibrated[np.arange(len(predictions)), predictions] = confidence
     return Answers(calibrated if network is None else network, calibrated)
 
 
@@ -73,7 +73,7 @@ def test_metrics_are_those_of_the_answers():
     labels = np.arange(100, dtype=np.uint8) % 10
     predictions = labels.copy()
     predictions[:4] = 9
-    metrics = evaluate.measure(answers_of(predictions, np.full(100, 0.9)), labels)
+    metrics = evaluate.compute_metrics(answers_of(predictions, np.full(100, 0.9)), labels)
     assert metrics["test_accuracy"] == 0.96
     assert (metrics["test_accuracy_low"], metrics["test_accuracy_high"]) == (0.9016, 0.9843)
     assert metrics["calibration_error"] == 0.06
@@ -85,7 +85,7 @@ def test_the_loss_is_the_networks_own_and_not_the_calibrated_one():
     labels = np.array([0, 1], np.uint8)
     network = np.full((2, 10), 0.05)
     network[[0, 1], [0, 1]] = 0.55
-    assert evaluate.measure(answers_of(labels, [0.9, 0.9], network), labels)["test_loss"] == 0.5978
+    assert evaluate.compute_metrics(answers_of(labels, [0.9, 0.9], network), labels)["test_loss"] == 0.5978
 
 
 def test_predictions_of_10000_images_stay_under_200_kb(workspace):
@@ -97,7 +97,7 @@ def test_predictions_of_10000_images_stay_under_200_kb(workspace):
         "index": "7",
         "label": str(labels[7]),
         "prediction": str(labels[7]),
-        "probability": str(round(answers.sureness[7], 4)),
+        "probability": str(round(answers.confidence[7], 4)),
     }
 
 
@@ -169,8 +169,8 @@ def test_the_same_model_gives_the_same_five_reports_every_time(workspace, export
     images, labels = evaluate.load_test(files.PREPARED)
     contents = []
     for _ in range(2):
-        answers = evaluate.ask(classifier.Classifier.load(files.MODELS), images)
-        evaluate.write(evaluate.measure(answers, labels), answers, images, labels)
+        answers = evaluate.predict(classifier.Classifier.load(files.MODELS), images)
+        evaluate.write(evaluate.compute_metrics(answers, labels), answers, images, labels)
         contents.append({path.name: path.read_bytes() for path in (workspace / "reports").iterdir()})
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == ["calibration.csv", "classes.csv", "metrics.json", "mistakes.png", "predictions.csv"]
@@ -199,4 +199,4 @@ def test_the_articles_network_needs_4865920_multiply_adds_an_answer(exported):
 def test_a_network_that_answers_nan_is_named(exported):
     place_model(exported, np.nan)
     with pytest.raises(UserError, match=r"answers NaN: its training diverged; lower train.learning_rate"):
-        evaluate.ask(classifier.Classifier.load(files.MODELS), digits(5)[0])
+        evaluate.predict(classifier.Classifier.load(files.MODELS), digits(5)[0])

@@ -62,9 +62,9 @@ def test_a_revision_is_read_from_git_alone(repository):
     side = evidence.of_revision("main")
     assert side.name == f"main ({first[:10]})"
     assert side.predictions.tolist() == [0, 1, 2, 4]
-    assert side.right.tolist() == [True, True, True, False]
+    assert side.is_correct.tolist() == [True, True, True, False]
     assert side.params == {"train.augment.shift": 1, "train.dropout": 0.2}
-    assert not list(side.strays())
+    assert not list(side.mismatches())
 
 
 def test_a_project_in_a_folder_of_a_repository_finds_its_own_reports(repository, monkeypatch):
@@ -118,7 +118,7 @@ def test_reports_that_say_nothing_cannot_be_compared(repository, path, content, 
 
 def test_a_report_of_another_model_strays(repository):
     repository.report("mine", train={"model_sha256": "other"})
-    assert list(evidence.of_workspace().strays()) == [
+    assert list(evidence.of_workspace().mismatches()) == [
         "reports/train.json is of model other, reports/metrics.json of mine"
     ]
 
@@ -127,15 +127,15 @@ def test_reports_of_a_model_that_is_not_the_one_in_models_stray(repository):
     files.write_bytes(files.MODELS / "digits.keras", b"weights")
     model = files.sha256(files.MODELS / "digits.keras")
     repository.report("mine")
-    strays = list(evidence.of_workspace().strays())
+    strays = list(evidence.of_workspace().mismatches())
     assert strays == [f"models/digits.keras is of model {model[:12]}, reports/metrics.json of mine"]
     repository.report(model)
-    assert not list(evidence.of_workspace().strays())
+    assert not list(evidence.of_workspace().mismatches())
 
 
 def test_predictions_of_another_accuracy_stray(repository):
     repository.report("mine", predictions=(0, 1, 2, 9), metrics={"test_accuracy": 1.0})
-    assert list(evidence.of_workspace().strays()) == [
+    assert list(evidence.of_workspace().mismatches()) == [
         "reports/predictions.csv has another accuracy than reports/metrics.json"
     ]
 
@@ -144,7 +144,7 @@ def test_metrics_that_name_no_model_stray(repository):
     repository.report("mine")
     path = repository.root / "reports/metrics.json"
     path.write_text(json.dumps({"test_accuracy": 1.0}))
-    assert list(evidence.of_workspace().strays()) == ["reports/metrics.json names no model"]
+    assert list(evidence.of_workspace().mismatches()) == ["reports/metrics.json names no model"]
 
 
 def test_the_base_of_a_branch_is_its_merge_base_with_main(repository):

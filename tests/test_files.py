@@ -27,7 +27,7 @@ def test_a_file_and_the_folders_above_it_are_made(tmp_path):
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "kept"
     files.write_bytes(path, b"old")
-    with pytest.raises(TypeError), files.replacing(path) as stream:
+    with pytest.raises(TypeError), files.atomic_write(path) as stream:
         stream.writelines([b"new", "not bytes"])
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["kept"]
@@ -38,7 +38,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path):
     files.write_bytes(path, b"old")
     script = (
         "import os, signal, sys; from pathlib import Path; from pipeline import files\n"
-        "with files.replacing(Path(sys.argv[1])) as stream:\n"
+        "with files.atomic_write(Path(sys.argv[1])) as stream:\n"
         "    stream.write(b'new'); stream.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], cwd=files.ROOT)

@@ -161,15 +161,15 @@ def test_a_change_that_moves_its_own_limits_is_a_warning():
 
 
 def test_outputs_that_are_not_those_of_this_code_fail():
-    assert gate.lock({}).verdict is Verdict.PASSED
-    assert gate.lock({"train": [{"changed deps": {"params.yaml": "modified"}}]}).verdict is Verdict.FAILED
+    assert gate.check_dvc_status({}).verdict is Verdict.PASSED
+    assert gate.check_dvc_status({"train": [{"changed deps": {"params.yaml": "modified"}}]}).verdict is Verdict.FAILED
 
 
 def test_lost_and_won_images_come_with_the_most_sure_answers_first():
     base, challenger = pair(lost=3, won=2)
-    sureness = np.full(10_000, 0.5)
-    sureness[[71, 1]] = 0.9
-    lost, won = gate.changed_sides(replace(challenger, sureness=sureness), base)
+    confidence = np.full(10_000, 0.5)
+    confidence[[71, 1]] = 0.9
+    lost, won = gate.changed_answers(replace(challenger, confidence=confidence), base)
     assert (lost.tolist(), won.tolist()) == ([71, 70, 72], [1, 0])
 
 
@@ -277,7 +277,7 @@ def commit(root):
 def lay_out(side, root=Path()):
     for name in ("metrics", "train", "photos"):
         files.write_json(root / files.REPORTS / f"{name}.json", getattr(side, name))
-    rows = zip(range(len(side.labels)), side.labels, side.predictions, side.sureness, strict=True)
+    rows = zip(range(len(side.labels)), side.labels, side.predictions, side.confidence, strict=True)
     columns = ("index", "label", "prediction", "probability")
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     files.write_csv(root / files.REPORTS / "predictions.csv", table, columns)

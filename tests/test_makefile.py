@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,21 @@ def test_clean_keeps_the_record_of_the_runs(folder):
         files.write_bytes(folder / name, b"")
     assert make(folder, "clean").returncode == 0
     assert [name for name in [*kept, *made] if (folder / name).exists()] == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_git", [True, False])
+def test_dvc_is_told_where_there_is_no_git(folder, in_git):
+    make_ready(folder)
+    variables = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "DVC_NO_ANALYTICS": "true"}
+    dvc = Path(sys.executable).with_name("dvc")
+    (folder / ".venv/bin").mkdir()
+    (folder / ".venv/bin/dvc").symlink_to(dvc)
+    if in_git:
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([dvc, "init", "--quiet", "--no-scm"], cwd=folder, check=True, env=os.environ | variables)
+    (folder / ".dvc/config").write_text("")  # as the project's
+    said = make(folder, "repro", **variables).stderr
+    assert ("note: no git here" in said) is not in_git
+    assert "is not a git repository" not in said
+    assert (folder / ".dvc/config.local").exists() is not in_git

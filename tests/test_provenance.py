@@ -100,7 +100,7 @@ def staged(name: str) -> None:
 
 
 def large(name: str) -> None:
-    with files.replacing(Path(name)) as stream:
+    with files.atomic_write(Path(name)) as stream:
         stream.truncate(300_000_000)
 
 

@@ -83,7 +83,7 @@ def test_the_difference_bound_refuses_impossible_counts(lost, won, images):
 
 def test_answers_of_another_length_are_refused():
     with pytest.raises(ValueError, match="expected as many answers as labels"):
-        scoring.right(np.array([1, 2]), np.array([1]))
+        scoring.is_correct(np.array([1, 2]), np.array([1]))
 
 
 def test_cross_entropy_is_keras_loss_also_of_a_sure_mistake():

@@ -1,5 +1,6 @@
 """What is said to MLflow is said to a real store, and read back from it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow.entities import Run as MlflowRun
+from PIL import Image
 
 from pipeline import config, console, files, provenance, tracking
 from pipeline.store import Store, close_stale, connect, open_store
@@ -119,6 +121,86 @@ def test_a_store_that_is_no_database_is_named(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(console.UserError, match=r"mlflow\.db: .*not a database"):
         open_store()
+
+
+CONFLICT = '{\n<<<<<<< HEAD\n  "model_sha256": "a",\n=======\n  "model_sha256": "b",\n>>>>>>> other\n}\n'
+UNREADABLE = [CONFLICT, '{"model_sha256": "a"', "", "[1]", '"a"', "null", "{}", "\udcff"]
+
+
+def lay_out(reports: Path, model_sha256: str, **changed: str) -> None:
+    """Write the reports of a model as its stages do, but for the ``changed`` ones."""
+    for name, (_, _, picture, kept) in tracking.RESULTS.items():
+        files.write_json(reports / name, {"model_sha256": model_sha256, "test_accuracy": 0.9})
+        files.write_csv(reports / kept, [{"label": 1, "prediction": 1}], ["label", "prediction"])
+        Image.new("L", (8, 8)).save(reports / picture)
+    for name, content in changed.items():
+        (reports / name.replace("_", ".")).write_bytes(content.encode(errors="surrogateescape"))
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / files.REPORTS
+
+
+def known(store: Store, params: config.Params) -> set[str]:
+    """Return the stages whose results a new run of model "a" has from the reports."""
+    with tracking.training(store, params, DATA) as run:
+        run.log_known_results("a")
+        return {name.removesuffix(".code.sha256") for name in read(store, run).data.tags} & {
+            "evaluate",
+            "predict-photo",
+        }
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"metrics_json": content} for content in UNREADABLE),
+        {"metrics_json": '{"model_sha256": "b"}'},
+        {"predictions_csv": "label,prediction\n<<<<<<< HEAD\n1,1\n=======\n1,2\n>>>>>>> other\n"},
+        {"predictions_csv": "label,prediction\n1"},
+        {"mistakes_png": ""},
+        {"mistakes_png": CONFLICT},
+    ],
+)
+def test_a_report_that_cannot_be_read_knows_nothing_of_a_model(
+    store: Store, params: config.Params, reports: Path, changed: dict[str, str]
+) -> None:
+    lay_out(reports, "a", **changed)
+    assert known(store, params) == {"predict-photo"}
+
+
+def test_reports_of_the_same_model_are_known_and_none_at_all_are_not(
+    store: Store, params: config.Params, reports: Path
+) -> None:
+    assert known(store, params) == set()
+    lay_out(reports, "a")
+    assert known(store, params) == {"evaluate", "predict-photo"}
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_a_train_report_that_cannot_be_read_is_one_line_that_names_it(
+    store: Store, reports: Path, content: str
+) -> None:
+    lay_out(reports, "a", train_json=content)
+    for ask in (tracking.find_run, tracking.restore, tracking.run_of_model):
+        with pytest.raises(console.UserError, match=r"^reports/train\.json: not as a stage wrote it") as caught:
+            ask(store)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "history.csv"])
+def test_a_run_that_cannot_be_restored_is_not_begun(store: Store, reports: Path, name: str) -> None:
+    sha256 = "d" * 64
+    made_of = {f"{part}_sha256": sha256 for part in ("code", "data", "params")}
+    lay_out(reports, "a", train_json='{"model_sha256": "a"}', provenance_json=json.dumps(made_of))
+    files.write_text(reports / "history.csv", "epoch,loss\n1,0.5\n")
+    files.write_text(reports / name, CONFLICT)
+    before = len(store.runs(""))
+    with pytest.raises(console.UserError, match=rf"^reports/{name}: not as a stage wrote it"):
+        tracking.restore(store)
+    assert len(store.runs("")) == before
 
 
 OPENER = """
