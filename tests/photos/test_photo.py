@@ -72,6 +72,17 @@ def test_the_grain_of_a_large_page_does_not_decide_the_polarity_of_a_small_digit
     assert photo.ink_of(255 - page).white
 
 
+@pytest.mark.parametrize("sigma", [40, 60])
+@pytest.mark.parametrize("strength", [0.4, 0.8])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_glow_of_a_lamp_is_not_ink_nor_is_a_shadow_on_a_board(sigma, strength, sign):
+    page = np.pad(page_with_a_seven(dark=70, bright=175), 100, constant_values=175).astype(float)
+    y, x = np.ogrid[:400, :400]
+    glow = strength * np.exp(-((x - 250) ** 2 + (y - 180) ** 2) / (2 * sigma**2))
+    lit = page + glow * (240 - page)
+    assert photo.ink_of((lit if sign > 0 else 255 - lit).astype(np.uint8)).white == (sign < 0)
+
+
 def test_a_light_gradient_is_divided_away():
     light = np.linspace(0.5, 1, 200)[None]
     off = np.abs(prepared(page_with_a_seven()).astype(int) - prepared((page_with_a_seven() * light).astype(np.uint8)))
