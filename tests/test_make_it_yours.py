@@ -1,4 +1,4 @@
-"""Another data set takes the three edits of docs/make-it-yours.md: ten classes of drawn shapes, in files of IDX format."""
+"""Another data set takes the three edits of docs/make-it-yours.md: ten classes of drawn shapes, in IDX files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw(name: str, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def write_data(folder: Path, classes: tuple[str, ...]) -> dict[str, str]:
-    """Write 600 shapes as a mirror holds them; return the sha256 of the unpacked files by their names in params.yaml."""
+    """Write 600 shapes as a mirror holds them; return params.yaml's sha256 of the unpacked files."""
     rng, sums = np.random.default_rng(1), {}
     for part, count in (("train", 480), ("test", 120)):
         labels = rng.permutation(np.arange(count) % len(classes)).astype(np.uint8)
@@ -97,11 +97,11 @@ def make_it_ours(project: Project, folder: Path, mirror: str, classes: tuple[str
     ours["sha256"] = write_data(folder, classes)
     content = functools.reduce(merged, edits(), yaml.safe_load((project.root / "params.yaml").read_text("utf-8")))
     (project.root / "params.yaml").write_text(yaml.safe_dump(merged(content, {"data": ours}), sort_keys=False))
-    project.set(**{"preprocess.train": 360, "preprocess.validation": 120, "preprocess.test": 120})
-    project.set(**{"train.batch_size": 16, "train.epochs": 4, "train.average": 0.9, "gate.test_accuracy_low": 0.5})
-    project.set(
-        **{"sweep.parameters": {"batch_size": [16, 32], "patience": [1, 2]}, "gate.calibration_error_high": 1.0}
-    )
+    small = {"preprocess.train": 360, "preprocess.validation": 120, "preprocess.test": 120}
+    short = {"train.batch_size": 16, "train.epochs": 4, "train.average": 0.9}
+    grid = {"sweep.parameters": {"batch_size": [16, 32], "patience": [1, 2]}}
+    floors = {"gate.test_accuracy_low": 0.5, "gate.calibration_error_high": 1.0}
+    project.set(**small, **short, **grid, **floors)
     for path in (project.root / "data/photos").iterdir():
         path.unlink()
     rng = np.random.default_rng(2)
@@ -121,8 +121,9 @@ def test_another_data_set_is_trained_swept_gated_and_reproduced(template: Projec
     project.git("commit", "--quiet", "--message", "Read shapes")
     assert project.json("metrics.json")["test_accuracy"] > 0.8
     assert project.json("data.json")["train_images_triangle"] == 36
-    assert {row["text"] for row in files.read_csv(project.root / "reports/photos.csv")} <= {*CLASSES, ""}
-    assert project.json("photos.json")["photo_accuracy"] > 0.6
+    texts = [row["text"] for row in files.read_csv(project.root / "reports/photos.csv")]
+    assert any(texts)
+    assert {word for text in texts for word in text.split()} <= set(CLASSES)
 
     said = project.stage("sweep").stdout
     assert "sweep: 4 trials on 2 paths" in said

@@ -181,9 +181,7 @@ def test_pictures_without_a_label_are_read_and_not_scored(tmp_path, classifier):
     assert "photo_accuracy" not in metrics
 
 
-@pytest.mark.parametrize(
-    ("row", "words"), [("a.jpg,5x", "expected names of data.classes"), ("b.jpg,5", "not in the folder")]
-)
+@pytest.mark.parametrize(("row", "words"), [("a.jpg,5x", "expected names of"), ("b.jpg,5", "not in the folder")])
 def test_wrong_labels_are_errors_that_name_the_picture(tmp_path, classifier, row, words):
     (tmp_path / "a.jpg").write_bytes((SHIPPED / "single_06.jpg").read_bytes())
     (tmp_path / "labels.csv").write_text(f"file,label\n{row}\n")
