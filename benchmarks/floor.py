@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (REPEATED * BATCH, 28, 28), dtype=np.uint8)
     labels = rng.integers(0, 10, len(images), dtype=np.uint8)
-    whole = step.our_learner(images, labels, given.threads, "float32")  # first: it settles the number of threads
+    whole = step.our_trainer(images, labels, given.threads, "float32")  # first: it settles the number of threads
     parts = {
         "first convolution and its pooling": (block(26, 1, learns_input=False), 2 * 24**2 * 9 * FILTERS),
         "second convolution and its pooling": (block(12, FILTERS, learns_input=True), 3 * 10**2 * 9 * FILTERS**2),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.console import UserError
@@ -102,6 +102,12 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"]
     non_digits: Whole
     augment: Augment
+
+    @model_validator(mode="after")
+    def _instructions_have_the_precision(self) -> Train:
+        if self.precision == "bfloat16" and self.instructions != "native":
+            raise ValueError("train.precision: bfloat16 needs train.instructions: native; AVX2 has no such numbers")
+        return self
 
 
 class Checkpoints(Section):
@@ -205,6 +211,8 @@ def _explain(error: ValidationError, kind: type[Section], prefix: str) -> str:
     *above, last = first["loc"]
     fields = _fields(kind, above)
     match first["type"]:
+        case "value_error":
+            return str(first["ctx"]["error"])
         case "extra_forbidden":
             near = difflib.get_close_matches(str(last), fields, 1)
             known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(fields))}"

@@ -52,22 +52,23 @@ def walk(params: config.Params, digits: Digits, run: tracking.Run) -> Iterator[E
 
         def on_steps(count: int) -> None:
             bar.update(count)
-            if estimate := clock.estimate(int(bar.n)):
-                bar.write(f"train: about {estimate} on this machine, {train.epochs} epochs at most", file=sys.stderr)
+            if estimate := clock.estimate(int(bar.n), time.monotonic()):
+                bar.write(f"train: {estimate} on this machine for {train.epochs} epochs at most", file=sys.stderr)
 
         for epoch in trajectory.walk(digits, train, kept, on_steps):
             history.append(epoch.metrics)
             run.log_epoch(epoch.number, epoch.metrics)
             bar.update(epoch.number * steps - bar.n)
             bar.set_postfix(epoch=epoch.number, val_accuracy=epoch.metrics["val_accuracy"], refresh=False)
-            console.log(f"train: {describe_epoch(epoch, train.epochs)}{clock.left(int(bar.n))}")
+            left = clock.left(int(bar.n), time.monotonic())
+            console.log(f"train: {describe_epoch(epoch, train.epochs)}" + (f"; {left} left at most" if left else ""))
             yield epoch
             if trajectory.finished(history, train):
                 return
 
 
 class Clock:
-    """What the steps of this process have taken so far says how long the rest takes.
+    """Tells from the steps that this process has taken how long the rest takes.
 
     Parameters
     ----------
@@ -75,33 +76,28 @@ class Clock:
         Steps of the whole training.
     """
 
-    WARM = 5.0  # seconds from the first steps, which compile, to the estimate
+    WARM = 5.0  # seconds between the first steps, which compile the network, and the estimate
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.start: tuple[float, int] | None = None
         self.told = False
 
-    def estimate(self, done: int) -> str:
-        """Return the time that all steps after ``done`` take, once, when enough of them were seen; else ""."""
-        now = time.monotonic()
+    def estimate(self, done: int, now: float) -> str:
+        """Return how long all steps after ``done`` take, once, when enough were seen by ``now`` (seconds); else ""."""
         if self.start is None:
             self.start = now, done
         if self.told or now - self.start[0] < self.WARM:
             return ""
         self.told = True
-        return console.duration(self._seconds_left(done))
+        return self.left(done, now)
 
-    def left(self, done: int) -> str:
-        """Return the time left in words that end a line; "" where nothing was trained in this process."""
-        if self.start is None or done <= self.start[1] or done >= self.total:
+    def left(self, done: int, now: float) -> str:
+        """Return the time left in words; "" where no step was taken in this process, or none is left."""
+        if self.start is None or not self.start[1] < done < self.total:
             return ""
-        return f", about {console.duration(self._seconds_left(done))} left"
-
-    def _seconds_left(self, done: int) -> float:
-        assert self.start is not None  # noqa: S101
         since, first = self.start
-        return (time.monotonic() - since) / (done - first) * (self.total - done)
+        return f"about {console.duration((now - since) / (done - first) * (self.total - done))}"
 
 
 def describe_epoch(epoch: Epoch, epochs: int) -> str:

@@ -1,6 +1,7 @@
 """console says errors in one line, ends with the right status, and lets go of what is held when it is stopped."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,9 +150,23 @@ def test_arguments_are_refused_where_there_are_none():
         console.no_arguments(["--epochs", "3"])
 
 
-def test_a_progress_bar_is_silent_where_nobody_looks():
-    done = run("with console.progress(3, 'digits', 'image') as bar: bar.update(3)")
+def test_a_log_hears_nothing_of_what_is_done_at_once():
+    done = run("with console.progress(3, 'digits', 'images') as bar: bar.update(3)")
     assert done.stderr == ""
+
+
+def test_a_log_gets_whole_lines_of_progress():
+    body = "console.LOG_SECONDS = 0.1\nwith console.progress(8, 'digits', 'images') as bar:\n"
+    done = run(body + "    for _ in range(8): time.sleep(.06); bar.update(1); bar.set_postfix(x=1, refresh=False)")
+    first, *others = done.stderr.splitlines()
+    assert re.fullmatch(r"digits: 2 of 8 images, 00:00 so far, 00:00 left", first)
+    assert 1 <= len(others) <= 3
+    assert "\r" not in done.stderr
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 seconds"), (89, "89 seconds"), (100, "2 minutes")])
+def test_an_estimate_is_said_as_precisely_as_it_is_known(seconds, words):
+    assert console.duration(seconds) == words
 
 
 def test_a_progress_bar_is_seen_on_a_terminal():

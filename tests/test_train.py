@@ -1,6 +1,7 @@
 """Training survives being killed, tells MLflow the truth, and repeats nothing that was done."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from conftest import Project, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from pipeline.train import Clock
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,30 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+
+
+def test_a_log_gets_a_line_an_epoch(prepared: Project) -> None:
+    prepared.set(**{"train.epochs": 2})
+    lines = prepared.stage("train").stderr.splitlines()
+    assert [line[: line.index(",")] for line in lines] == ["train: epoch 1 of 2", "train: epoch 2 of 2"]
+    assert re.search(
+        r"loss [\d.]+, accuracy [\d.]+, validation loss [\d.]+, accuracy [\d.]+; about \d+ seconds left", lines[0]
+    )
+
+
+def test_the_estimate_is_said_once_when_enough_steps_were_seen() -> None:
+    clock = Clock(1000)
+    assert [clock.estimate(done, now) for done, now in ((8, 60), (16, 62), (108, 70), (208, 80))] == [
+        "",
+        "",
+        "about 89 seconds",
+        "",
+    ]
+    assert clock.left(508, 110) == "about 49 seconds"
+
+
+def test_what_was_trained_before_says_nothing_of_the_time_left() -> None:
+    assert Clock(1000).left(500, 1.0) == ""
 
 
 def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(prepared: Project, tmp_path: Path) -> None:

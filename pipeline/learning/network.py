@@ -31,11 +31,12 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of 3 x 3, then 2 x 2 pooling where ``pooled``, then ReLU, then dropout where ``pooled``."""
+    """A convolution of ``side`` x ``side``, 2 x 2 pooling where ``pooled``, ReLU, and dropout where ``pooled``."""
 
     filters: int
     padding: Literal["valid", "same"] = "valid"
     pooled: bool = False
+    side: int = 3
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ NETWORKS = {
     "article": Network((Convolution(64, pooled=True), Convolution(64, pooled=True)), seen=26),
     "deep": Network(
         (
-            Convolution(19, pooled=True),
-            Convolution(32, "same"),
-            Convolution(46, "same"),
-            Convolution(52, pooled=True),
+            Convolution(20, side=5, pooled=True),
+            Convolution(37, "same", pooled=True),
+            Convolution(44, "same"),
+            Convolution(65, "same", pooled=True),
         )
     ),
 }
@@ -104,7 +105,11 @@ def build(
     for number, each in enumerate(network.convolutions):
         layers.append(
             keras.layers.Conv2D(
-                each.filters, 3, padding=each.padding, kernel_initializer=start[number], **about("conv2d", number)
+                each.filters,
+                each.side,
+                padding=each.padding,
+                kernel_initializer=start[number],
+                **about("conv2d", number),
             )
         )
         if each.pooled:

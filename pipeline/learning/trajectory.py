@@ -240,7 +240,7 @@ def path_key(train: Train, data_sha256: str) -> str:
     walking = train.model_dump(exclude=DECISION | ({"epochs"} if train.schedule == "constant" else set()))
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
-    machine = processor() if train.instructions == "native" else [platform.machine()]
+    machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]
     return files.digest(walking, data_sha256, code, packages, machine)[:16]
 
 

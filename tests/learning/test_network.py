@@ -178,8 +178,8 @@ def test_every_processor_with_avx2_trains_these_bits() -> None:
 
 
 def test_other_instructions_in_one_process_are_refused(network, train: config.Train) -> None:
-    with pytest.raises(UserError, match=r"train\.instructions: this process already computes with native, not avx2"):
-        network.Trainer(train.model_copy(update={"instructions": "avx2"}), steps=1)
+    with pytest.raises(UserError, match=r"train\.instructions: this process already computes with avx2, not native"):
+        network.Trainer(train.model_copy(update={"instructions": "native"}), steps=1)
 
 
 def test_another_thread_count_in_one_process_is_refused(network) -> None:
