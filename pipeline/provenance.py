@@ -60,7 +60,7 @@ def find_origin() -> Origin:
     dirty = "true" if changes.is_dirty else "unknown" if changes.left_out else "false"
     tags |= {"git.commit": commit, "mlflow.source.git.commit": commit, "git.dirty": dirty}
     if changes.left_out:
-        tags[LEFT_OUT] = _listed(changes.left_out)
+        tags[LEFT_OUT] = _listed(changes.left_out)[:4000]  # MLflow refuses tags over 5,000 characters
         _say(f"not committed, and not kept with this run: {tags[LEFT_OUT]}")
     return Origin(tags, changes.patch)
 
