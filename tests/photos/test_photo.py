@@ -283,6 +283,7 @@ def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(kind, 
     assert not photo.open_picture(encode(frames[0], kind)).note
 
 
+@pytest.mark.slow
 def test_heic_is_read_upright():
     heif = pytest.importorskip("pillow_heif")
     exif, content = Image.Exif(), io.BytesIO()
