@@ -29,7 +29,7 @@ from pipeline.photos.reading import Reading
 from pipeline.photos.sheet import Card
 
 LABELS = "labels.csv"
-SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pdf"} | {
+SUFFIXES = {".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pdf"} | {
     *(".pgm", ".png", ".pnm", ".ppm", ".svg", ".tif", ".tiff", ".webp")
 }  # of what people take for pictures: a PDF or SVG is counted, and its reason says what to do
 COLUMNS = ("file", "label", "text", "verdict", "reason", "probability", "right")

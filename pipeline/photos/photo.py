@@ -81,7 +81,7 @@ def _reason(error: Exception) -> str:
     return f"damaged picture ({type(error).__name__})"
 
 
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs a program
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs a program
 HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}  # brands of pictures
 OTHERS = {  # how files begin that are taken for pictures, in lower case, and what to do with them
     b"": "the file is empty",
