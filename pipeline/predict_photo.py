@@ -12,8 +12,11 @@ draws the steps from a photograph to its answer.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,9 @@ from pipeline.photos.reading import Reading
 from pipeline.photos.sheet import Card
 
 LABELS = "labels.csv"
-SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pdf"} | {
+    *(".pgm", ".png", ".pnm", ".ppm", ".svg", ".tif", ".tiff", ".webp")
+}  # of what people take for pictures: a PDF or SVG is counted, and its reason says what to do
 COLUMNS = ("file", "label", "text", "verdict", "reason", "probability", "right")
 
 
@@ -94,9 +99,9 @@ def sources(names: Sequence[str]) -> Iterator[tuple[str, Path | bytes]]:
         if name == "-":
             yield name, sys.stdin.buffer.read()
         elif Path(name).is_dir():
-            yield from ((str(path), path) for path in pictures_in(Path(name)))
+            yield from ((printable(str(path)), path) for path in pictures_in(Path(name)))
         else:
-            yield name, Path(name)
+            yield printable(name), Path(name)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -108,8 +113,14 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """Return the picture files of a folder in name order, which may be none."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Return the picture files of a folder in name order, without hidden ones: a Mac's ._five.jpg is no picture."""
+    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def printable(name: str) -> str:
+    """Return a file name as text that can be printed and compared: composed (NFC), with � for what is not UTF-8."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 def read_file(name: str, source: Path | bytes, classifier: Classifier, one: bool, label: str | None = None) -> Card:
@@ -125,27 +136,59 @@ def read_folder(folder: Path, classifier: Classifier) -> Iterator[Card]:
     """Read every picture of a folder, with its label where labels.csv has one."""
     labels = load_labels(folder / LABELS, classifier.classes)
     paths = pictures_of(folder)
-    missing = sorted(set(labels) - {path.name for path in paths})
+    missing = sorted(set(labels) - {printable(path.name) for path in paths})
     if missing:
         raise UserError(f"{folder / LABELS}: names {missing[0]}, which is not in the folder")
     with console.progress(len(paths), "read", "picture") as bar:
         for path in paths:
-            yield read_file(path.name, path, classifier, False, labels.get(path.name))
+            name = printable(path.name)
+            yield read_file(name, path, classifier, False, labels.get(name))
             bar.update()
 
 
 def load_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Return the label of each file, names of ``classes`` as `Reading.text` joins them; none without a labels.csv."""
+    """Return the label of each file, names of ``classes``, as a person or a spreadsheet saved them; none where there is no labels.csv.
+
+    Separated by comma, semicolon or tab, in UTF-8 or UTF-16. Raises ``UserError`` that names the line that is wrong.
+    """
     if not path.exists():
         return {}
-    rows = files.read_csv(path)
-    if rows and not {"file", "label"} <= set(rows[0]):
-        raise UserError(f"{path}: expected the columns file and label, found {', '.join(rows[0])}")
-    for row in rows:
-        if not _is_written_in(row["label"], classes):
+    lines = list(enumerate(_cells(path), 1))
+    rows = [(number, cells) for number, cells in lines if any(cells)]
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    if not {"file", "label"} <= set(header):
+        raise UserError(f"{path}: expected the columns file and label, found {', '.join(header) or 'nothing'}")
+    labels: dict[str, str] = {}
+    for number, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, row {number}: expected {len(header)} cells, found {len(cells)}: {', '.join(cells)}"
+            )
+        row = dict(zip(header, cells, strict=True))
+        name, label = unicodedata.normalize("NFC", row["file"]), row["label"]
+        if not _is_written_in(label, classes):
             names = f"names of data.classes ({', '.join(classes[:3])}...)"
-            raise UserError(f"{path}: {row['file']}: expected {names} as its label or nothing, found {row['label']!r}")
-    return {row["file"]: row["label"] for row in rows}
+            raise UserError(f"{path}, row {number}: {name}: expected {names} as its label or nothing, found {label!r}")
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{path}, row {number}: {name} is labelled {labels[name]!r} above, and {label!r} here")
+    return labels
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """Return the cells of each row of a CSV file, without the spaces around them."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        lines = content.decode(encoding).splitlines()
+        if lines and lines[0].strip().lower().startswith("sep="):  # a spreadsheet's own first line
+            lines[0] = ""
+        header = next((line for line in lines if line.strip()), "")
+        separator = max(",;\t", key=header.count)
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected text in UTF-8 or UTF-16; save it as CSV UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table of comma-separated values ({error})") from None
 
 
 def _is_written_in(label: str, classes: Sequence[str]) -> bool:

@@ -87,7 +87,7 @@ def check_field(values: object) -> np.ndarray:
     """Return a field as uint8 [28, 28]; raise ``ValueError`` that says what was expected."""
     try:
         field = np.asarray(values, float)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         field = np.empty(0)
     if field.shape != FIELD:
         raise ValueError("expected an image file as bytes or base64, or 28 rows of 28 numbers")

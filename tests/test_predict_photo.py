@@ -1,8 +1,11 @@
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -187,6 +190,76 @@ def test_wrong_labels_are_errors_that_name_the_picture(tmp_path, classifier, row
     (tmp_path / "labels.csv").write_text(f"file,label\n{row}\n")
     with pytest.raises(UserError, match=words):
         list(predict_photo.read_folder(tmp_path, classifier))
+
+
+TABLE = 'file,label,kind\r\n"a.jpg",6,single\r\nb.jpg,,none\r\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode("utf-8-sig"),
+        TABLE.encode("utf-16"),
+        TABLE.replace(",", ";").encode("utf-8-sig"),
+        TABLE.replace(",", "\t").encode("utf-16"),
+        TABLE.replace(",", " , ").replace("file", "File").encode() + b"\r\n,,\r\n\r\n",
+        b"sep=;\r\n" + TABLE.replace(",", ";").encode(),
+        (TABLE + "a.jpg,6,single").encode(),
+    ],
+)
+def test_labels_are_read_as_spreadsheets_save_them(tmp_path, content):
+    (tmp_path / "labels.csv").write_bytes(content)
+    assert predict_photo.load_labels(tmp_path / "labels.csv") == {"a.jpg": "6", "b.jpg": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "expected the columns file and label, found nothing"),
+        (b"a.jpg,6", "expected the columns file and label, found a.jpg, 6"),
+        (b"file,label\na.jpg,6\na.jpg,7", "row 3: a.jpg is labelled '6' above, and '7' here"),
+        (b"file,label\na.jpg", "row 2: expected 2 cells, found 1"),
+        (b"file,label\na,b.jpg,6", "row 2: expected 2 cells, found 3"),
+        (b"file,label\na.jpg,1.2E+11", "row 2: a.jpg: expected digits"),
+        ("file,label\nä.jpg,6".encode("latin-1"), "expected text in UTF-8 or UTF-16"),
+        (b"\xff\xfef", "expected text in UTF-8 or UTF-16"),
+    ],
+)
+def test_what_is_wrong_with_labels_is_said_in_a_line(tmp_path, content, words):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(words)):
+        predict_photo.load_labels(tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(("stored", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_umlaut_is_the_same_composed_and_decomposed(tmp_path, classifier, stored, listed):
+    name = "fünf.jpg"
+    (tmp_path / unicodedata.normalize(stored, name)).write_bytes((SHIPPED / "single_06.jpg").read_bytes())
+    (tmp_path / "labels.csv").write_text(f"file,label\n{unicodedata.normalize(listed, name)},6\n")
+    [card] = predict_photo.read_folder(tmp_path, classifier)
+    assert (card.file, card.label) == (name, "6")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_name_that_is_not_utf_8_is_printed_and_its_picture_read(capsys):
+    Path("folder").mkdir()
+    Path(os.fsdecode(b"folder/f\xfcnf.jpg")).write_bytes((SHIPPED / "single_06.jpg").read_bytes())
+    status, found = answers(capsys, "folder")
+    assert (status, found[0]["file"], found[0]["text"]) == (0, "folder/f\ufffdnf.jpg", "6")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_what_systems_leave_in_folders_is_no_picture_and_what_people_take_for_one_is_counted(capsys):
+    Path("folder").mkdir()
+    for name in ("._five.jpg", ".DS_Store", "Thumbs.db", "labels.csv"):
+        Path("folder", name).write_bytes(b"\0\5\x16\7")
+    for name in ("scan.pdf", "IMG_1.HEIC"):
+        Path("folder", name).write_bytes(b"%PDF-1.7")
+    _, found = answers(capsys, "folder")
+    assert [(one["file"], one["verdict"]) for one in found] == [
+        ("folder/IMG_1.HEIC", "unreadable"),
+        ("folder/scan.pdf", "unreadable"),
+    ]
 
 
 @settings(max_examples=50, deadline=None)

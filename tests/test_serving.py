@@ -70,7 +70,9 @@ def test_a_field_may_be_a_list_or_an_array(kind: Any) -> None:
     assert np.array_equal(checked, field)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, {"a": 1}, [[0] * 28] * 27, [[0] * 28] * 27 + [[0]], [["x"] * 28] * 28])
+@pytest.mark.parametrize(
+    "wrong", [None, 5, {"a": 1}, [[0] * 28] * 27, [[0] * 28] * 27 + [[0]], [["x"] * 28] * 28, [[10**400] * 28] * 28]
+)
 def test_what_is_no_field_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="28 rows of 28 numbers"):
         serving.check_field(wrong)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, JpegImagePlugin
 
 from pipeline.photos.lines import LONG, lines_of, long_lines_of, runs_of, stroke_of, typical, without
 
@@ -18,7 +18,8 @@ FIELD = 28  # MNIST's field
 BOX = 20  # LeCun: the longer side of the ink
 CENTRE = 14  # index of the pixel that holds the centre of mass: in all 10,000 test digits it lies in [13.5, 14.5]
 
-PIXELS = 60_000_000  # more than any camera in a pocket; beyond it a picture is taken for a decompression bomb
+PIXELS = 60_000_000  # that are decoded at once; beyond it a picture is taken for a decompression bomb
+SHRUNK = 250_000_000  # of a JPEG that is decoded at a half or less: phones have 200 million, A4 at 1200 dpi 139
 LONGEST = 1600  # working pixels of the longer side: enough for a page of twelve rows
 SHORTEST = 64  # below, a picture is enlarged, so that strokes are wide enough for morphology
 NOISY = 7  # times the noise of bare paper: ink less dark is smoothed by a pixel, and again
@@ -34,50 +35,30 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture upright and grey: ``grey`` uint8 [h, w], ``factor`` own pixels a working pixel, ``size`` own (w, h)."""
+    """A picture upright and grey: ``grey`` uint8 [h, w], ``factor`` own pixels a working pixel, ``size`` own (w, h).
+
+    ``note`` says in words what was left out of it, a file's other pages.
+    """
 
     grey: np.ndarray
     factor: float
     size: tuple[int, int]
+    note: str = ""
 
 
 def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
-    """Decode a picture, upright and grey, at a workable size; raise ``UnreadableError`` with the reason."""
+    """Decode a picture, upright and grey, at a workable size; raise ``UnreadableError`` with the reason.
+
+    Here, and nowhere else, whatever Pillow raises becomes one line.
+    """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             warnings.simplefilter("ignore")
-            return _open(io.BytesIO(source) if isinstance(source, bytes) else source, longest)
+            grey, size, note = _decode(file, longest)
     except UnreadableError:
         raise
-    except Image.DecompressionBombError:
-        raise UnreadableError(f"more than {PIXELS // 10**6} million pixels") from None
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001  # Pillow's parsers let through what damaged bytes make Python raise
         raise UnreadableError(_reason(error)) from None
-    except (ValueError, SyntaxError, KeyError, IndexError, TypeError, OverflowError, EOFError, MemoryError) as error:
-        raise UnreadableError(
-            f"damaged picture ({type(error).__name__})"
-        ) from None  # what Pillow's parsers let through
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture"
-    return f"damaged picture ({' '.join(str(error).split())[:80]})"
-
-
-def _open(source: Path | BinaryIO, longest: int) -> Picture:
-    with Image.open(source) as image:
-        if image.width * image.height > PIXELS:
-            raise UnreadableError(f"{image.width} x {image.height}: more than {PIXELS // 10**6} million pixels")
-        size = image.size
-        image.draft("L" if image.mode == "L" else "RGB", (longest, longest))  # JPEG: decode at 1/2, 1/4 or 1/8
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        shrink = max(image.size) // (2 * longest)
-        flat = _grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
-        grey: np.ndarray = np.asarray(ImageOps.exif_transpose(_with_exif(flat, image)))
-    size = size[::-1] if turned else size
     factor = max(size) / longest if max(size) > longest else 1.0
     if factor > 1:
         grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_AREA)
@@ -87,26 +68,148 @@ def _open(source: Path | BinaryIO, longest: int) -> Picture:
             grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_CUBIC)
         else:
             factor = 1.0
-    return Picture(grey, factor, size)
+    return Picture(grey, factor, size, note)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return error.strerror.lower()  # the file system's own
+    if isinstance(error, OSError):
+        return f"damaged picture ({' '.join(str(error).split())[:80]})"
+    return f"damaged picture ({type(error).__name__})"
+
+
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs a program
+HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}  # brands of pictures
+OTHERS = {  # how files begin that are taken for pictures, in lower case, and what to do with them
+    b"": "the file is empty",
+    b"%pdf": "a PDF; save its page as PNG or JPEG",
+    b"<svg": "an SVG drawing; save it as PNG",
+    b"<!doctype html": "a web page; save the picture itself",
+    b"<html": "a web page; save the picture itself",
+    b"\0\5\x16\7": "what a Mac keeps beside a file; take the file without ._ before its name",
+    b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches the picture",
+}
+
+
+def _decode(file: BinaryIO, longest: int) -> tuple[np.ndarray, tuple[int, int], str]:
+    """Return the pixels uint8 [h, w], shrunk where that saves memory, the size (w, h) when upright, and a note."""
+    with _open(file) as image:
+        note, orientation, size = _note(image), _orientation(image), image.size
+        image.draft("L" if image.mode == "L" else "RGB", (longest, longest))  # JPEG: decode at 1/2, 1/4 or 1/8
+        _check_size(image, size)
+        shrink = max(image.size) // (2 * longest)
+        grey = _grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
+    if orientation in TRANSPOSE:
+        grey = grey.transpose(TRANSPOSE[orientation])
+    return np.asarray(grey), size[::-1] if orientation >= 5 else size, note
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    head = file.read(1024)
+    file.seek(0)
+    if head.startswith(b"\xff\xd8\xff"):
+        return _open_jpeg(file.read())
+    is_heif = head[4:8] == b"ftyp" and head[8:12] in HEIF
+    if is_heif:
+        _register_heif()
+    try:
+        return Image.open(file, formats=["HEIF"] if is_heif else FORMATS)
+    except Image.DecompressionBombError:
+        raise UnreadableError(f"more than {PIXELS // 10**6} million pixels; save it smaller, or as JPEG") from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableError("damaged picture (HEIC)" if is_heif else _not_a_picture(head)) from None
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:  # a model that is served from another environment
+        raise UnreadableError("HEIC needs the package pillow-heif; install it, or save the picture as JPEG") from None
+    pillow_heif.register_heif_opener()
+
+
+def _not_a_picture(head: bytes) -> str:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = start[start.find(b"<svg") :] if start.startswith(b"<?xml") and b"<svg" in start else start
+    for beginning, name in OTHERS.items():
+        if start.startswith(beginning) if beginning else not head:
+            return f"not a picture: {name}"
+    return "not a picture"
+
+
+METADATA = {b"Exif\0\0": "exif", b"http://ns.adobe.com/xap/1.0/\0": "xmp"}  # what may hold the orientation
+
+
+def _open_jpeg(content: bytes) -> Image.Image:
+    """Open a JPEG without the segments that say nothing of its pixels: Pillow refuses it where one of them is odd."""
+    kept, place, found = [content[:2]], 2, dict[str, bytes]()
+    while content[place : place + 1] == b"\xff" and 0xC0 <= content[place + 1] < 0xFF and content[place + 1] != 0xDA:
+        end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+        segment = content[place:end]
+        if 0xE1 <= content[place + 1] <= 0xED:  # APP1 to APP13; APP0 and APP14 say how colours are coded
+            found |= {name: segment[4:] for start, name in METADATA.items() if segment[4:].startswith(start)}
+        else:
+            kept.append(segment)
+        place = end
+    # Not by Image.open, which refuses 180 million pixels before it can be told to decode an eighth of them.
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(kept) + content[place:]))
+    image.info.update(found)
+    return image
+
+
+def _check_size(image: Image.Image, size: tuple[int, int]) -> None:
+    """Refuse what would take more memory than a picture of ``PIXELS``, once the part to be decoded is known."""
+    is_whole = image.size == size or "progressive" in image.info  # whose coefficients are all kept
+    limit = PIXELS if is_whole else SHRUNK
+    if size[0] * size[1] > limit:
+        words = "save it smaller" if image.format == "JPEG" else "save it smaller, or as JPEG"
+        raise UnreadableError(f"{size[0]} x {size[1]}: more than {limit // 10**6} million pixels; {words}")
+
+
+TRANSPOSE = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how the picture is to be turned, 1 where that cannot be read: its pixels may be well all the same."""
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # noqa: BLE001  # as in open_picture
+        return 1
+    return orientation if orientation in TRANSPOSE else 1
+
+
+def _note(image: Image.Image) -> str:
+    if not getattr(image, "is_animated", False):
+        return ""
+    return "page 1 of several was read" if image.format == "TIFF" else "the first of several pictures was read"
 
 
 def _shape(size: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
 
 
-def _with_exif(grey: Image.Image, image: Image.Image) -> Image.Image:
-    grey.info["exif"] = image.getexif().tobytes()
-    return grey
+WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of scales with 0..1, 8, 10, 12, 14 and 16 bits
 
 
 def _grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        top = 65535 if values.max(initial=0) > 255 else 255
-        return Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8))
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        white = next((white for white in WHITES if values.max(initial=0) <= white), WHITES[-1])
+        return Image.fromarray((np.clip(values / white, 0, 1) * 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return _on_paper(image.convert("RGBA"))
-    return image.convert("L")
+    return image.getchannel("L") if image.mode == "LAB" else image.convert("L")
 
 
 def _on_paper(image: Image.Image) -> Image.Image:

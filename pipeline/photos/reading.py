@@ -84,7 +84,7 @@ def read(picture: Picture, classifier: Classifier) -> Reading:
     page = _without_slivers(page)
     groups = [group for row in rows_of(page) for group in _best_groups(page, row, classifier)]
     found = [(group, _digit(picture, [group], classifier)) for group in groups]
-    return _judge(page, found)
+    return _with_note(picture, _judge(page, found))
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -95,9 +95,14 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     pages = photo.pages_of(photo.ink_of(picture.grey), SHARES)
     groups = [group for page in pages for group in _main_groups(page)]
     if not groups:
-        return _judge(pages[1], [])
+        return _with_note(picture, _judge(pages[1], []))
     digit = _digit(picture, groups, classifier)
-    return _judge(pages[1], [(groups[0], replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit)])
+    digit = replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit
+    return _with_note(picture, _judge(pages[1], [(groups[0], digit)]))
+
+
+def _with_note(picture: Picture, found: Reading) -> Reading:
+    return replace(found, reason="; ".join(filter(None, (found.reason, picture.note))))
 
 
 def _without_slivers(page: Page) -> Page:

@@ -1,6 +1,7 @@
 """What must not change the field: where the digit is, how large, how bright, which way up, on what paper."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -192,6 +193,50 @@ def test_a_picture_is_turned_as_its_exif_says(orientation):
     np.testing.assert_array_equal(picture.grey, page)
 
 
+def exif_of(*entries, head=b"II*\0\x08\0\0\0"):
+    """Return EXIF bytes of (tag, type, count, value) entries, little-endian."""
+    body = b"".join(struct.pack("<HHI4s", tag, kind, count, value) for tag, kind, count, value in entries)
+    return b"Exif\0\0" + head + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+ODD = {
+    "ascii": exif_of((0x0112, 2, 2, b"6\0\0\0")),
+    "out of range": exif_of((0x0112, 3, 1, b"\x63\0\0\0")),
+    "offset beyond the end": exif_of((0x0112, 3, 900, b"\xff\xff\xff\x7f")),
+    "unknown type": exif_of((0x0112, 99, 1, b"\6\0\0\0")),
+    "resolution of the wrong type": exif_of((0x011A, 10, 1, b"\x1a\0\0\0"), (0x0128, 2, 1, b"\2\0\0\0")),
+    "short": b"Exif\0\0II*",
+    "no TIFF": b"Exif\0\0nonsense",
+    "BigTIFF": exif_of(head=b"II+\0\x08\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_exif_costs_its_orientation_only(kind, odd):
+    exact = {"lossless": True} if kind == "WEBP" else {}
+    grey = photo.open_picture(encode(page_with_a_seven(), kind, exif=ODD[odd], **exact)).grey
+    np.testing.assert_array_equal(grey, photo.open_picture(encode(page_with_a_seven(), kind, **exact)).grey)
+
+
+def test_no_picture_is_refused_for_changed_bytes_in_its_exif():
+    exif, rng = Image.Exif(), np.random.default_rng(6)
+    exif.update({0x0112: 6, 0x010F: "Maker", 0x011A: 72.0, 0x011B: 72.0, 0x0128: 2, 0x0132: "2026:01:01 00:00:00"})
+    whole = encode(page_with_a_seven(height=180), "JPEG", exif=exif)
+    start, length = whole.index(b"Exif"), len(exif.tobytes())
+    for _ in range(400):
+        content = bytearray(whole)
+        for place in rng.integers(start, start + length, int(rng.integers(1, 5))):
+            content[place] = rng.integers(256)
+        assert sorted(photo.open_picture(bytes(content)).size) == [180, 200]
+
+
+def test_a_bigtiff_is_read():
+    np.testing.assert_array_equal(
+        photo.open_picture(encode(page_with_a_seven(), "TIFF", big_tiff=True)).grey, page_with_a_seven()
+    )
+
+
 def test_every_kind_of_pixels_is_read_as_the_same_grey():
     page = page_with_a_seven()
     grey = Image.fromarray(page)
@@ -202,6 +247,9 @@ def test_every_kind_of_pixels_is_read_as_the_same_grey():
         "colour": encode(grey.convert("RGB")),
         "cmyk": encode(grey.convert("RGB").convert("CMYK"), "TIFF"),
         "float": encode(Image.fromarray(page.astype(np.float32)), "TIFF"),
+        "float to 1": encode(Image.fromarray(page.astype(np.float32) / 255), "TIFF"),
+        "twelve bits": encode(Image.fromarray(page.astype(np.uint16) * 16)),
+        "cmyk jpeg": encode(grey.convert("RGB").convert("CMYK"), "JPEG", quality=100),
     }
     for kind, content in kinds.items():
         off = np.abs(photo.open_picture(content).grey.astype(int) - page)
@@ -215,10 +263,41 @@ def test_white_ink_on_nothing_is_laid_on_black():
     assert photo.ink_of(photo.open_picture(content).grey).white
 
 
-def test_an_animation_is_read_by_its_first_picture():
+def test_the_lightness_of_lab_is_read():
+    lab = Image.merge("LAB", [Image.fromarray(page_with_a_seven()), *[Image.new("L", (200, 200), 128)] * 2])
+    np.testing.assert_array_equal(photo.open_picture(encode(lab, "TIFF")).grey, page_with_a_seven())
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("GIF", "the first of several pictures"),
+        ("WEBP", "the first of several pictures"),
+        ("TIFF", "page 1 of several"),
+    ],
+)
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(kind, note):
     frames = [Image.fromarray(page_with_a_seven()), Image.new("L", (200, 200), 220)]
-    content = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert photo.open_picture(content).grey.min() < 60
+    picture = photo.open_picture(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert (picture.grey.min() < 60, picture.note) == (True, f"{note} was read")
+    assert not photo.open_picture(encode(frames[0], kind)).note
+
+
+@pytest.mark.slow
+def test_heic_is_read_upright():
+    heif = pytest.importorskip("pillow_heif")
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    stored = Image.fromarray(page_with_a_seven(height=180)).convert("RGB").transpose(Image.Transpose.ROTATE_90)
+    heif.from_pillow(stored).save(content, exif=exif.tobytes(), quality=90)
+    picture = photo.open_picture(content.getvalue())
+    assert picture.size == (200, 180)
+    assert np.abs(picture.grey.astype(int) - page_with_a_seven(height=180)).mean() < 5
+
+
+def test_heic_that_cannot_be_read_says_so():
+    with pytest.raises(UnreadableError, match=r"damaged picture \(HEIC\)|HEIC needs the package pillow-heif"):
+        photo.open_picture(b"\0\0\0\x18ftypheic" + bytes(200))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (28, 28), (3000, 5)])
@@ -239,6 +318,11 @@ def test_a_large_photograph_is_read_small_and_its_size_is_kept():
     [
         (b"", "not a picture"),
         (b"no picture at all", "not a picture"),
+        (b"%PDF-1.7", "a PDF; save its page"),
+        (b"<?xml version='1.0'?><svg/>", "an SVG drawing"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"\0\5\x16\7\0\2\0\0", "a Mac keeps"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not a picture"),
         (encode(page_with_a_seven())[:300], "damaged"),
         (encode(page_with_a_seven(), "JPEG")[:600], "damaged"),
     ],
@@ -252,6 +336,19 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     content = encode(Image.new("1", (30000, 30000)))
     assert len(content) < 200_000
     with pytest.raises(UnreadableError, match="more than 60 million pixels"):
+        photo.open_picture(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(12000, 9000), (16320, 12240)])
+def test_a_jpeg_of_any_phone_is_read_at_an_eighth(size):
+    picture = photo.open_picture(encode(Image.new("L", size, 200), "JPEG"))
+    assert (picture.size, max(picture.grey.shape)) == (size, photo.LONGEST)
+
+
+def test_a_progressive_jpeg_is_refused_where_it_would_take_too_much_memory():
+    content = encode(Image.new("L", (9000, 7000), 200), "JPEG", progressive=True)
+    with pytest.raises(UnreadableError, match="9000 x 7000: more than 60 million pixels; save it smaller"):
         photo.open_picture(content)
 
 
