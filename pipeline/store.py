@@ -97,10 +97,8 @@ def _remedy(uri: str, error: Exception) -> str:
         return f"`pip install {PACKAGES.get(error.name or '', error.name)}` installs what this store needs"
     if "database is locked" in str(error):
         return "another program is writing to it: run this again when that program has ended"
-    if "Can't locate revision" in str(error):
-        return "a newer MLflow wrote it: use that one, or move it away, and a new one is made"
-    if "out-of-date database schema" in str(error):
-        return f"copy it, then run `mlflow db upgrade {uri}`"
+    if "out-of-date database schema" in str(error):  # which MLflow also says of a schema newer than its own
+        return f"copy it, then run `mlflow db upgrade {uri}`; if a newer MLflow wrote it, use that one"
     if _status(error) in REMEDIES:
         return REMEDIES[_status(error)]
     if uri.startswith("http"):
