@@ -39,7 +39,7 @@ class Stopped(BaseException):
 def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoReturn:
     """Run ``main`` on the command line's arguments and end the process with its status.
 
-    A ``UserError`` is one line and its status; a full disk or a read-only folder is one line and 2; SIGINT and SIGTERM
+    A ``UserError`` is one line and its status; what the file system refuses is one line and 2; SIGINT and SIGTERM
     unwind the stack (so that ``with`` blocks close what they hold), print ``hint``, and end with 128 + the signal.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -54,16 +54,17 @@ def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoRet
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno not in _DISK or (error.filename is None and error.errno != errno.ENOSPC):
+        if not error.strerror or (error.filename is None and error.errno not in _FULL):
             raise
-        status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {_DISK[error.errno]}", 2)
+        remedy = _DISK.get(error.errno or 0, "expected a file or folder that the system lets this command use")
+        status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {remedy}", 2)
     sys.stdout.flush()
     sys.exit(status)
 
 
+_FULL = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run it again, nothing is half-written")
 _DISK = {
-    errno.ENOSPC: "free some space and run it again, nothing is half-written",
-    errno.EDQUOT: "free some space and run it again, nothing is half-written",
+    **_FULL,
     errno.EROFS: "expected a folder that can be written",
     errno.EACCES: "expected a file or folder that this user may read and write",
     errno.EPERM: "expected a file or folder that this user may read and write",

@@ -97,6 +97,8 @@ def _remedy(uri: str, error: Exception) -> str:
         return f"`pip install {PACKAGES.get(error.name or '', error.name)}` installs what this store needs"
     if "database is locked" in str(error):
         return "another program is writing to it: run this again when that program has ended"
+    if "out-of-date database schema" in str(error):  # which MLflow also says of a schema newer than its own
+        return f"copy it, then run `mlflow db upgrade {uri}`; if a newer MLflow wrote it, use that one"
     if _status(error) in REMEDIES:
         return REMEDIES[_status(error)]
     if uri.startswith("http"):
@@ -112,7 +114,7 @@ REMEDIES = {  # by HTTP status
     413: "the server takes no file of this size: raise the limit of the proxy in front of it, then run this again",
     **dict.fromkeys((429, 500, 502, 503, 504), "the server's log says more; run this again when it is well"),
 }
-PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "google": "google-cloud-storage"}  # by module
+PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
 
 
 def _reason(error: Exception) -> str:

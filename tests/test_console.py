@@ -71,6 +71,9 @@ def test_a_fault_of_ours_keeps_its_traceback():
         ("open('/dev/null/file')", "error: /dev/null/file: Not a directory; expected a folder, found a file"),
         ("raise OSError(28, 'No space left on device', 'x')", "error: x: No space left on device; free some space"),
         ("raise OSError(28, 'No space left on device')", "error: a file: No space left on device; free some space"),
+        ("raise OSError(122, 'Disk quota exceeded')", "error: a file: Disk quota exceeded; free some space"),
+        ("raise OSError(116, 'Stale file handle', 'x')", "error: x: Stale file handle; expected a file or folder that"),
+        ("open('n' * 300)", f"error: {'n' * 300}: File name too long; expected a file or folder that"),
         ("raise OSError(30, 'Read-only file system', 'x')", "error: x: Read-only file system; expected a folder that"),
     ],
 )

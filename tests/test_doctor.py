@@ -127,6 +127,16 @@ def test_a_run_whose_process_died_is_closed_without_being_asked(database: Path) 
     assert store.client.get_run(run.run_id).info.status == "KILLED"
 
 
+def test_a_deleted_experiment_is_found_and_restored_with_its_runs(database: Path) -> None:
+    run = the_run(database)
+    run.client.delete_experiment(run.store.experiment_id)
+    (finding,) = doctor.deleted(connect(f"sqlite:///{database}"))
+    assert finding.words == "deleted: the experiment digits, and with it all its runs"
+    assert not doctor.treat(finding, fix=False)
+    mend([finding])
+    assert the_run(database).run_id == run.run_id
+
+
 @pytest.mark.slow
 def test_a_moved_project_is_told_and_mended_and_an_empty_store_gets_its_run_back(made_project: Project) -> None:
     said = made_project.stage("doctor", status=1).stdout

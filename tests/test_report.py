@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -266,6 +267,24 @@ def test_the_page_is_kept_with_the_run_and_linked_from_its_note(
     assert kept == (made_project.root / report.PAGE).read_bytes()
     link = f"#/experiments/{store.experiment_id}/runs/{run.info.run_id}/artifacts/reports/index.html"
     assert f"({link})" in run.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+def test_a_page_that_a_server_missed_is_kept_the_next_time(
+    made_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = made_project.run(
+        sys.executable, "-m", "pipeline.report", status=2, MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    ).stderr
+    assert said.count("\n") == 1
+    assert "no answer" in said
+    assert (made_project.root / report.PAGE).exists()
+    made_project.stage("report")
+    monkeypatch.setenv("DVC_ROOT", str(made_project.root))
+    store = open_store()
+    kept = tracking.Run(store, store.runs("tags.`report.page` != ''")[0].info.run_id).read("reports/index.html")
+    assert kept == (made_project.root / report.PAGE).read_bytes()
+    assert b"not yet kept" not in kept
 
 
 @pytest.mark.slow

@@ -46,6 +46,15 @@ def test_every_chart_stands_in_a_section() -> None:
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])
 
 
+def test_no_chart_starts_at_zero() -> None:
+    assert "BAR" not in {chart["type"] for chart in ui.view_state()["compareRunCharts"]}
+
+
+def test_the_address_is_printed_without_its_password(store: Store) -> None:
+    address = ui.view_at("http://ann:secret@127.0.0.1:5000")
+    assert address.startswith(f"http://127.0.0.1:5000/#/experiments/{store.experiment_id}/")
+
+
 def test_a_store_keeps_the_view_whole(store: Store) -> None:
     ui.view_at("http://127.0.0.1:5000")
     kept = json.loads(experiment_tags(store)[f"mlflow.sharedViewState.{ui.VIEW}"])
