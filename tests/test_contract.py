@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import config, files, tracking
+from pipeline import config, files, summary, tracking
 
 ROOT = files.ROOT
 PACKAGE = ROOT / "pipeline"
@@ -249,9 +250,10 @@ def test_every_verb_of_the_makefile_says_what_it_does():
 
 
 @needs_results
-@pytest.mark.parametrize("name", ["README.md", "Makefile", "dvc.yaml"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/*.md", "Makefile", "dvc.yaml"])
 def test_every_module_and_report_that_is_named_exists(name):
-    text = (ROOT / name).read_text("utf-8")
+    text = "\n".join(path.read_text("utf-8") for path in ROOT.glob(name))
+    assert text
     assert [
         each for each in re.findall(r"pipeline\.((?:(?:learning|photos|sweeps)\.)?\w+)", text) if each not in MODULES
     ] == []
@@ -263,18 +265,27 @@ UNKEPT = {f"reports/{name}" for name in ("gate.md", "index.html", "sweep.csv")} 
 FIGURE = re.compile(r"<!-- (?P<name>[\w.]+):(?P<key>\w+) -->(?P<text>[^<]*)<!-- / -->")
 
 
-@needs_results
-def test_the_figures_of_the_readme_are_those_of_the_reports():
-    """The README writes a figure as ``<!-- metrics.json:test_accuracy -->0.9941<!-- / -->``, rounded as it likes."""
-    figures = list(FIGURE.finditer((ROOT / "README.md").read_text("utf-8")))
+@functools.cache
+def committed(report):
+    """Return a report as the last commit has it: the workspace's may be another machine's, or another training's."""
+    found = subprocess.run(["git", "show", f"HEAD:./reports/{report}"], cwd=ROOT, capture_output=True)
+    if found.returncode:
+        pytest.skip(f"no committed reports/{report}")
+    return json.loads(found.stdout)
+
+
+def test_the_figures_of_readme_and_docs_are_those_of_the_committed_reports():
+    """They write a figure as ``<!-- metrics.json:test_accuracy -->0.9941<!-- / -->``, rounded as they like."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    figures = [figure for page in pages for figure in FIGURE.finditer(page.read_text("utf-8"))]
     assert len(figures) > 3
     for figure in figures:
         assert figure["text"].strip() == written(figure), figure[0]
 
 
 def written(figure):
-    """Return a report's value as the README should write it: per cent, decimals and thousands as it does already."""
-    known = files.read_json(ROOT / "reports" / figure["name"])[figure["key"]]
+    """Return a report's value as a page should write it: per cent, decimals and thousands as it does already."""
+    known = committed(figure["name"])[figure["key"]]
     text = figure["text"].strip()
     decimals = len(text.removesuffix("%").partition(".")[2])
     return f"{known:,.{decimals}%}" if text.endswith("%") else f"{known:,.{decimals}f}"
@@ -308,10 +319,19 @@ def test_the_papers_name_one_version_and_one_licence():
     assert (ROOT / "LICENSE").read_text("utf-8").startswith(f"{project['license']} License\n")
 
 
+def test_the_readme_shows_what_make_prints_of_the_committed_reports(tmp_path):
+    for name in ("train.json", "metrics.json", "photos.json"):
+        files.write_json(tmp_path / name, committed(name))
+    facts = [line for line in summary.summarize(tmp_path)[1:] if line and not line.startswith("  ")]
+    assert len(facts) == 3
+    assert "\n".join(facts) in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_no_file_names_a_folder_of_some_machine():
     places = re.compile(r"(?<![\w.])/(?:home|Users|root|work)/\w")
     folders = ("pipeline", "tests", "benchmarks", ".ci", ".github")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {"", ".py", ".yml"}]
-    paths += [ROOT / name for name in ("Makefile", "dvc.yaml", "params.yaml", "pyproject.toml", "README.md")]
+    paths += [ROOT / name for name in ("Makefile", "dvc.yaml", "params.yaml", "pyproject.toml")]
+    paths += [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     texts = {path: path.read_text("utf-8") for path in paths if path.is_file()}
     assert {path.name for path, text in texts.items() if places.search(text)} == set()

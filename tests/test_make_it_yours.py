@@ -127,7 +127,9 @@ def test_another_data_set_is_trained_swept_gated_and_reproduced(template: Projec
 
     said = project.stage("sweep").stdout
     assert "sweep: 4 trials on 2 paths" in said
-    assert "pass" in project.stage("gate", "--against", "HEAD").stdout.splitlines()[-2]
+    said = project.stage("gate", "--against", "HEAD").stdout
+    assert "gate: warn" in said  # 120 images cannot show that less than the margin is lost
+    assert "challenger: version 1 of digits" in said
     project.stage("report")
     assert "Drawn shapes: the state of the model" in (project.root / "reports/index.html").read_text("utf-8")
     name = project.run(sys.executable, "-c", LAST_RUN).stdout.strip()

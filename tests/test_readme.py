@@ -1,4 +1,4 @@
-"""What the README shows and no other test runs: a team's remote, a recipe for a run, the verbs of make."""
+"""README.md and docs/: every command is run by a test, every figure is its source's, every module is on the map."""
 
 from __future__ import annotations
 
@@ -11,12 +11,78 @@ from conftest import Project
 
 from pipeline import files, scoring
 
-README = (files.ROOT / "README.md").read_text("utf-8")
+DOCS = sorted((files.ROOT / "docs").glob("*.md"))
+PAGES = {path: path.read_text("utf-8") for path in (files.ROOT / "README.md", *DOCS)}
+README = "\n".join(PAGES.values())
+PAPERS = PAGES | {path: path.read_text("utf-8") for path in [files.ROOT / "CONTRIBUTING.md"]}
+RUN_BY = {  # the beginning of a command that is shown: the test module that runs it, and how it is written there
+    "make": ("test_makefile", '["make", *words]'),
+    "dvc repro": ("test_make_it_yours", 'dvc("repro")'),
+    "git add . && git commit": ("test_make_it_yours", 'git("commit", '),
+    "dvc exp run -S": ("test_sweep", '"dvc", "exp", "run", "--quiet", *command'),
+    "dvc exp run --queue -S": ("test_experiments", '"exp", "run", "--queue", '),
+    "dvc queue start": ("test_experiments", '"queue", "start", "-j", "2"'),
+    "dvc exp show": ("test_experiments", '"exp", "show", '),
+    "dvc remote add --default team": ("test_readme", '"remote", "add", "--default", "team", '),
+    "dvc push": ("test_readme", 'dvc("push")'),
+    "dvc commit --force fetch": ("conftest", '"commit", "--force", "fetch"'),
+    "python -m pipeline.fetch --from": ("conftest", '"fetch", "--from", '),
+    "python -m pipeline.reproduce": ("test_make_it_yours", 'stage("reproduce", '),
+    "python -m pipeline.gate --promote": ("test_gate", '"gate", "--promote"'),
+    "python -m pipeline.gate --rollback": ("test_gate", '"--rollback"'),
+    "python -m pipeline.predict_photo --json --one": ("test_predict_photo", '"--one", "--json"'),
+    "python -m pipeline.predict_photo --explain": ("test_predict_photo", '"--explain", '),
+    "mlflow models serve -m": ("test_serving", '"models", "serve", "-m", "models:/digits@champion"'),
+    "curl": ("test_serving", "/invocations"),
+    "mlflow server --backend-store-uri": ("sweeps/test_cluster", '"--backend-store-uri", '),
+    "ray start --head --port": ("sweeps/test_cluster", '["--head", "--port", '),
+    "ray start --address": ("sweeps/test_cluster", '["--address", '),
+    "RAY_ADDRESS=": ("sweeps/test_cluster", '"RAY_ADDRESS": nodes.address'),
+    "export MLFLOW_TRACKING_URI=": ("test_serving", '"MLFLOW_TRACKING_URI": '),
+    "export RAY_AUTH_MODE=": ("sweeps/test_cluster", '"RAY_AUTH_MODE": '),
+}
+
+
+def test_the_readme_can_be_read() -> None:
+    assert len((files.ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def shown_commands() -> list[str]:
+    blocks = re.findall(r"^```console\n(.*?)^```", "\n".join(PAPERS.values()), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\$ (.+?)(?: +#.*)?$", "\n".join(blocks), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", sorted(set(shown_commands())))
+def test_every_command_that_is_shown_is_run_by_a_test(command: str) -> None:
+    beginning = max((known for known in RUN_BY if command.startswith(known)), key=len, default="")
+    assert beginning, "name the test that runs this in RUN_BY"
+    module, written = RUN_BY[beginning]
+    source = (files.ROOT / "tests" / f"{module}.py").read_text("utf-8")
+    assert written in (source.partition("\n}\n")[2] if module == "test_readme" else source)  # not in the table above
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", PAPERS[path])
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", (files.ROOT / "README.md").read_text("utf-8")))
+    assert linked == {path.name for path in PAGES} - {"README.md"}
+
+
+def test_the_map_names_every_module_of_the_folder_and_no_other() -> None:
+    package = files.ROOT / "pipeline"
+    modules = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
+    text = (files.ROOT / "docs/architecture.md").read_text("utf-8").split("\n## The modules\n")[1]
+    named = re.findall(r"^\| `([\w/]+)` \| \S", text, re.MULTILINE)
+    assert sorted(named) == sorted(name for name in modules if not name.endswith("__init__"))
 
 
 def test_every_verb_of_make_that_is_shown_is_there() -> None:
     makefile = (files.ROOT / "Makefile").read_text("utf-8")
-    verbs = set(re.findall(r"(?:^\$ |`|=\S+ )make (\w+)", README, re.MULTILINE))
+    verbs = set(re.findall(r"(?:^\$ |`|=\S+ )make ([\w-]+)", "\n".join(PAPERS.values()), re.MULTILINE))
     assert {"test", "gate", "sweep", "photo", "demo", "ui", "bench"} <= verbs
     assert [verb for verb in verbs if f"\n{verb}:" not in makefile] == []
 

@@ -10,7 +10,7 @@ from benchmarks import recipes
 from pipeline import config, files
 from pipeline.console import UserError
 
-README = (files.ROOT / "README.md").read_text("utf-8")
+STUDY = (files.ROOT / "docs/experiments.md").read_text("utf-8")
 SEEDS = {
     "article": 5,
     "digits as photographs show them": 5,
@@ -47,13 +47,13 @@ def accuracies(name):
     return [float(row["test_accuracy"]) for row in recipes.kept_rows() if row["recipe"] == name]
 
 
-def test_the_readme_says_what_the_study_found():
+def test_the_docs_say_what_the_study_found():
     for name, least in SEEDS.items():
         found = accuracies(name)
         assert len(found) >= least
-        assert f"| {len(found)} | {recipes.spread(found)} |" in README, name
+        assert f"| {len(found)} | {recipes.spread(found)} |" in STUDY, name
 
 
-def test_the_readme_says_what_photographs_cost():
+def test_the_docs_say_what_photographs_cost():
     ours, without = (statistics.mean(accuracies(name)) for name in ("ours", "ours without photographs"))
-    assert f"that learn it as well lose {100 * (without - ours):.2f} points" in README
+    assert f"that learn it as well lose {100 * (without - ours):.2f} points" in STUDY
