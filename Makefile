@@ -2,12 +2,23 @@
 
 PORT ?= 5000
 UV := uv==0.13.9
-READY := .venv/ready-$(shell (pwd; cat requirements.lock) | cksum | tr ' ' -)
+HASH := \#
+# What the remotes of DVC and the URIs of MLflow need besides (pyproject.toml), and what an earlier set-up found.
+EXTRAS := $(sort $(shell { cat .dvc/config .dvc/config.local; env | grep ^MLFLOW_; } 2>/dev/null \
+	| sed -nE 's/.*(s3|gs|azure|ssh|postgresql)(\+[a-z0-9]+)?:\/\/.*/\1/p'; cat .venv/extras 2>/dev/null))
+READY := .venv/ready-$(shell (pwd; echo $(EXTRAS); cat requirements*.lock) | cksum | tr ' ' -)
+INSTALL := $(if $(EXTRAS),install --exact --constraints requirements-extras.lock $(EXTRAS:%=--extra %) --group dev \
+	--requirements pyproject.toml,sync requirements.lock)
+# The index of pip, with its certificate and proxy, and none of its other settings: `user` or `target` install elsewhere.
+PIP_OPTIONS := .venv/bin/python -m pip config list | sed -n "s/\\\\n/ /g; s/^[^.]*\.\([a-z-]*\)='\(.*\)'$$/\1 \2/p" | awk \
+	'/^(index-url|extra-index-url|find-links|trusted-host|cert|proxy) / && !seen[$$1]++ \
+	{ for (i = 2; i <= NF; i++) print "--" $$1, $$i } /^no-index (true|1|yes|on)/ { print "--no-index" }'
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+unexport PYTHONPATH PYTHONHOME  # a cluster's modules set them, and its packages would take the place of the locked ones
 
 .DEFAULT_GOAL := repro
 .PHONY: repro test test-fast check ui demo photo gate sweep bench lock clean help setup
@@ -51,9 +62,10 @@ sweep: setup  ## try every combination of params.yaml's `sweep`
 bench: setup  ## measure what README.md says of speed and memory
 	@python -m benchmarks
 
-lock: setup  ## resolve pyproject.toml anew into requirements.lock
-	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --group dev \
-		--output-file requirements.lock pyproject.toml
+COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --group dev
+lock: setup  ## resolve pyproject.toml anew into requirements.lock, and with all extras into requirements-extras.lock
+	@$(COMPILE) --all-extras --output-file requirements-extras.lock pyproject.toml
+	@$(COMPILE) --constraints requirements-extras.lock --output-file requirements.lock pyproject.toml
 
 clean:  ## remove all that `make` can make again; mlruns/, the record of your runs, stays
 	@rm -rf data/raw data/prepared models .checkpoints .dvc/cache .dvc/tmp
@@ -65,21 +77,42 @@ help:  ## this list
 
 setup: $(READY)
 
-# Keyed by the lock's content and by this folder, which the scripts of a .venv have written into them.
+# Keyed by the locks' content and by this folder, which the scripts of a .venv have written into them. A set-up that was
+# killed leaves packages half-written, which no later one would notice: it is made anew.
 $(READY):
-	@grep -qsF "$(CURDIR)/.venv/bin/python" .venv/bin/pip && .venv/bin/python -c "" 2>/dev/null || $(MAKE) -s .venv
-	@echo "Setting up .venv from requirements.lock: once, about a minute and what the downloads take"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
-	@.venv/bin/uv pip sync --python .venv/bin/python --require-hashes --compile-bytecode requirements.lock
-	@rm -f .venv/ready-* && touch $@
+	@LC_ALL=C; export LC_ALL; case $$(pwd) in *[%$(HASH)]* | *[!\ -~]*) \
+		echo "error: $$(pwd): expected a folder without %, $(HASH) and letters beyond ASCII in its path;" \
+			"MLflow and DVC fail there, so move the project" >&2; exit 2;; esac
+	@test ! -e .venv/incomplete && grep -qsF "$(CURDIR)/.venv/bin/python" .venv/bin/pip \
+		&& .venv/bin/python -c "" 2>/dev/null || $(MAKE) -s .venv
+	@echo "Setting up .venv from requirements.lock$(if $(EXTRAS), with $(EXTRAS)):" \
+		"once, about a minute and what the downloads take"
+	@touch .venv/incomplete
+	@options=$$($(PIP_OPTIONS)); \
+	PIP_CONFIG_FILE=/dev/null .venv/bin/python -m pip --isolated install --quiet --disable-pip-version-check $$options $(UV)
+	@options=$$($(PIP_OPTIONS)); set -- $$options; \
+	while [ $$# -gt 0 ]; do case $$1 in \
+		--cert) export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$2}"; shift 2;; \
+		--proxy) export ALL_PROXY="$${ALL_PROXY:-$$2}"; shift 2;; \
+		--trusted-host) index="$$index --allow-insecure-host $$2"; shift 2;; \
+		*) index="$$index $$1"; shift;; \
+	esac; done; \
+	cache=$$(.venv/bin/uv cache dir); mkdir -p "$$cache" 2>/dev/null && test -w "$$cache" || export UV_NO_CACHE=1; \
+	.venv/bin/uv pip $(INSTALL) --python .venv/bin/python --require-hashes --compile-bytecode \
+		--index-strategy unsafe-best-match $$index
+	@echo $(EXTRAS) > .venv/extras
+	@rm -f .venv/incomplete .venv/ready-* && touch $@
 
 .PHONY: .venv
 .venv:
 	@PATH="$${PATH#*/.venv/bin:}"; \
 	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 		"$$python" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" 2>/dev/null || continue; \
+		"$$python" -c "import ensurepip, venv" 2>/dev/null || { bare=$$python; continue; }; \
 		exec "$$python" -m venv --clear .venv; \
 	done; \
+	[ -z "$$bare" ] || { echo "error: $$bare: expected the modules venv and ensurepip;" \
+		"on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }; \
 	echo "error: python: expected 3.11 to 3.13, found $$($(or $(PYTHON),python3) --version 2>&1);" \
 		"make PYTHON=/path/to/python3.12" >&2; \
 	exit 2

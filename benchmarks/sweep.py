@@ -90,17 +90,17 @@ def against_train(params: Params) -> list[Row]:
     wanted = trials.expand(params, limit=None)
     swept, alone = stage("sweep"), 0.0
     for trial in wanted:
-        forget()
+        delete_checkpoints()
         alone += run_train(params, trial)
     return [
-        (f"sweep of {len(wanted)} trials on {len(trials.group(wanted, ''))} paths", swept, "s", ""),
+        (f"sweep of {len(wanted)} trials on {len(trials.group(wanted, ''))} trajectories", swept, "s", ""),
         (f"{len(wanted)} runs of `train` in a row", alone, "s", ""),
         ("... against the sweep", alone / swept, "times", "3 times"),
     ]
 
 
-def forget() -> None:
-    """Remove the walked paths."""
+def delete_checkpoints() -> None:
+    """Remove the checkpoints."""
     shutil.rmtree(".checkpoints", ignore_errors=True)
 
 
@@ -121,47 +121,47 @@ def rate(params: Params, digits: Digits, count: int) -> float:
     """Return the epochs a second of so many workers, all of them warm."""
     train = params.train.model_copy(update={"batch_size": 128, "patience": 99, "epochs": 5})
     paths = [[Trial(seed, train.model_copy(update={"seed": seed}), {"seed": seed})] for seed in range(count)]
-    with cluster.connected("local", digits, 1, explore_epochs, workers=count) as ray:
+    with cluster.connected("local", digits, 1, train_only, workers=count) as ray:
         streams = [ray.start(path, {}) for path in paths]
-        heard: list[float] = []
+        times: list[float] = []
         while streams:
             for stream in ray.ready(streams):
-                message = ray.hear(stream)
-                heard += [time.perf_counter()] if isinstance(message, bytes) else []
+                message = ray.next_message(stream)
+                times += [time.perf_counter()] if isinstance(message, bytes) else []
                 if message is None:
                     streams.remove(stream)
-    return (len(heard) - count) / (heard[-1] - heard[count - 1])
+    return (len(times) - count) / (times[-1] - times[count - 1])
 
 
-def explore_epochs(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
-    """Walk a path without packaging."""
-    yield from trials.explore(digits, path, known, package=lambda *_: {})
+def train_only(digits: Digits, group: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
+    """Train a trajectory without packaging."""
+    yield from trials.train_trials(digits, group, checkpoints, package=lambda *_: {})
 
 
 def overhead(params: Params, digits: Digits) -> Row:
     """Time an epoch of full size on its way from a worker to the disk and to the runs of three trials."""
     count = 100
     grid = {"patience": [count, count + 1, count + 2]}
-    run_fake(params, digits, grid, epochs=count, explore=explore_large)
-    written = sorted(file.stat().st_mtime for file in newest_path().glob("*.epoch"))
+    run_pretended(params, digits, grid, epochs=count, train_trials=train_large)
+    written = sorted(file.stat().st_mtime for file in newest_trajectory().glob("*.epoch"))
     spent = (written[-1] - written[0]) / (count - 1)
     return (f"driver, an epoch of 0.9 MB streamed to 3 trials, mean of {count}", spent * 1000, "ms", "30 ms")
 
 
-def newest_path() -> Path:
-    """Return the folder of the path walked last."""
+def newest_trajectory() -> Path:
+    """Return the folder of the trajectory that was trained last."""
     return max(Path(".checkpoints").glob("*/0001.epoch"), key=lambda file: file.stat().st_mtime).parent
 
 
 def many(params: Params, digits: Digits, count: int) -> Row:
-    """Time a sweep of so many trials, each alone on a path of a millisecond."""
-    seconds = run_fake(params, digits, {"seed": list(range(count))}, epochs=3, explore=explore_small)
+    """Time a sweep of so many trials, each alone on a trajectory of a millisecond."""
+    seconds = run_pretended(params, digits, {"seed": list(range(count))}, epochs=3, train_trials=train_small)
     aim = "180 s" if count == 1000 else ""
-    return (f"sweep of {count} trials on as many paths of 1 ms", seconds, "s", aim)
+    return (f"sweep of {count} trials on as many trajectories of 1 ms", seconds, "s", aim)
 
 
-def run_fake(
-    params: Params, digits: Digits, grid: dict[str, list[Any]], epochs: int, explore: cluster.Explore
+def run_pretended(
+    params: Params, digits: Digits, grid: dict[str, list[Any]], epochs: int, train_trials: cluster.TrainTrials
 ) -> float:
     """Sweep without training; return the seconds."""
     params = params.model_copy(
@@ -172,18 +172,22 @@ def run_fake(
     )
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
-        sweep.run(params, trials.expand(params, limit=None), digits, explore=explore)
+        sweep.run(params, trials.expand(params, limit=None), digits, train_trials=train_trials)
     return time.perf_counter() - start
 
 
-def explore_small(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
-    """Walk a path that takes a millisecond."""
-    yield from trials.explore(digits, path, known, learn=partial(pretend, 10), package=wrap)
+def train_small(
+    digits: Digits, group: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]
+) -> Iterator[Message]:
+    """Train a trajectory that takes a millisecond."""
+    yield from trials.train_trials(digits, group, checkpoints, learn=partial(pretend, 10), package=wrap)
 
 
-def explore_large(digits: Digits, path: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Iterator[Message]:
-    """Walk a path with epochs of the real size."""
-    yield from trials.explore(digits, path, known, learn=partial(pretend, 53_578), package=wrap)
+def train_large(
+    digits: Digits, group: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]
+) -> Iterator[Message]:
+    """Train a trajectory with epochs of the real size."""
+    yield from trials.train_trials(digits, group, checkpoints, learn=partial(pretend, 53_578), package=wrap)
 
 
 def pretend(size: int, _: Digits, train: Train, after: Epoch | None) -> Iterator[Epoch]:

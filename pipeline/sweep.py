@@ -4,10 +4,10 @@
 
 Reads   params.yaml, data/prepared (training and validation digits; the test digits stay unread)
 Writes  reports/sweep.csv, reports/sweep_parallel.png, reports/sweep_heatmap.png; with --apply the winner in params.yaml
-Expect  the default grid: 27 trials on 9 paths, each trial with the model that `train` makes of its parameters.
+Expect  the default grid: 27 trials on 9 trajectories, each trial with the model that `train` makes of its parameters.
 
-Workers only compute: they stream epochs back, and this process keeps them in .checkpoints/ and tells MLflow. So a
-worker may die at any time, and so may this process: what was walked is not walked again.
+Workers only compute: they stream epochs back, and this process, the driver, keeps them in .checkpoints/ and logs them
+to MLflow. So a worker may die at any time, and so may the driver: what was trained is not trained again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from pipeline.sweeps.trials import Trial
 from pipeline.tracking import Run
 
 TABLE, PARALLEL, HEATMAP = (files.REPORTS / name for name in ("sweep.csv", "sweep_parallel.png", "sweep_heatmap.png"))
-HINT = "Nothing is lost: the same command goes on from the last finished epochs."
-SECONDS_A_DIGIT = 0.0006  # of an epoch with one thread, on the machine that the README's figures come from
+HINT = "Nothing is lost: the same command resumes from the last finished epochs."
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,7 +85,7 @@ def run(
     digits: Digits,
     address: str = "",
     *,
-    explore: cluster.Explore = trials.explore,
+    train_trials: cluster.TrainTrials = trials.train_trials,
     workers: int = 0,
 ) -> list[Result]:
     """Run the trials that have not finished before, report on all, and return them, best first."""
@@ -94,47 +93,50 @@ def run(
     digests = provenance.digests(params, digits.sha256)
     del digests["params_sha256"]
     sweep_id = files.digest(sorted(trial.sha256 for trial in wanted), digests)[:16]
-    results = _before(store, sweep_id, wanted)
+    results = _finished_before(store, sweep_id, wanted)
     done = {result.trial.number for result in results}
-    paths = trials.group([trial for trial in wanted if trial.number not in done], digits.sha256)
+    trajectories = trials.group([trial for trial in wanted if trial.number not in done], digits.sha256)
     with contextlib.ExitStack() as stack:
-        if paths:
-            threads = max(trials.longest(path).threads for path in paths.values())
-            ray = stack.enter_context(cluster.connected(address, digits, threads, explore, workers))
+        if trajectories:
+            threads = max(trials.longest_training(group).threads for group in trajectories.values())
+            ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
-        if paths:
-            book = driver.Book(store, params, digests, origin, parent)
-            print(_announced(wanted, list(paths.values()), digits, ray.room(threads)))
-            results += driver.drive(book, ray, paths)
+        if trajectories:
+            _delete_unfinished(store, parent)
+            recorder = driver.Recorder(store, params, digests, origin, parent)
+            print(_announcement(wanted, list(trajectories.values()), ray.capacity(threads)), flush=True)
+            results += driver.drive(recorder, ray, trajectories)
         ranked = leaderboard.rank(results, params.train.monitor)
         report(ranked, params, parent)
     return ranked
 
 
-def _before(store: Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
+def _finished_before(store: Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
     parent = tracking.find_sweep(store, sweep_id)
     found = tracking.finished_children(store, parent) if parent else {}
-    return [_remembered(trial, found[trial.sha256]) for trial in wanted if trial.sha256 in found]
+    return [_result_of(trial, found[trial.sha256]) for trial in wanted if trial.sha256 in found]
 
 
-def _remembered(trial: Trial, run: tracking.MlflowRun) -> Result:
+def _result_of(trial: Trial, run: tracking.MlflowRun) -> Result:
     metrics = run.data.metrics
     summary = {name: metrics[name] for name in leaderboard.FIGURES} | {"stopped_early": bool(metrics["stopped_early"])}
     summary |= {name: int(metrics[name]) for name in ("best_epoch", "epochs_run")}
     return Result(trial, summary, run.data.tags["model.sha256"], run_id=run.info.run_id)
 
 
-def _announced(wanted: Sequence[Trial], paths: Sequence[Sequence[Trial]], digits: Digits, room: int) -> str:
-    epochs = [trials.longest(path).epochs for path in paths]
-    left = sum(len(path) for path in paths)
+def _delete_unfinished(store: Store, parent: Run) -> None:
+    """Delete the runs that earlier attempts at this sweep did not finish: each trial is to have one."""
+    for run in store.runs(f"tags.`mlflow.parentRunId` = '{parent.run_id}' and attributes.status != 'FINISHED'"):
+        store.client.delete_run(run.info.run_id)
+
+
+def _announcement(wanted: Sequence[Trial], trajectories: Sequence[Sequence[Trial]], capacity: int) -> str:
+    epochs = max(trials.longest_training(group).epochs for group in trajectories)
+    left = sum(map(len, trajectories))
     before = f" ({len(wanted) - left} of {len(wanted)} were done before)" if left < len(wanted) else ""
-    rounds = max(sum(epochs) / min(room, len(paths)), max(epochs))
-    minutes = rounds * len(digits.labels) * SECONDS_A_DIGIT / 60
-    return (
-        f"sweep: {_count(left, 'trial')}{before} on {_count(len(paths), 'path')} of at most "
-        f"{_count(max(epochs), 'epoch')}, {room} at once: at most about {_count(max(round(minutes), 1), 'minute')}"
-    )
+    many = f"{len(trajectories)} trajectories" if len(trajectories) > 1 else "1 trajectory"
+    return f"sweep: {_count(left, 'trial')}{before} on {many} of at most {_count(epochs, 'epoch')}, {capacity} at once"
 
 
 def _count(number: int, noun: str) -> str:
@@ -142,7 +144,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def report(ranked: Sequence[Result], params: Params, parent: Run) -> None:
-    """Write the table and the pictures, and tell the sweep's own run of them and of the best trial."""
+    """Write the table and the pictures, and log them and the best trial to the sweep's own run."""
     monitor = params.train.monitor
     rows = leaderboard.table(ranked, monitor)
     files.write_csv(TABLE, rows, list(rows[0]))

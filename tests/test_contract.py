@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import itertools
 import json
 import re
 import subprocess
@@ -206,8 +207,12 @@ def test_a_module_says_what_it_is(module):
     assert ast.get_docstring(ast.parse(path_of(module).read_text("utf-8")))
 
 
-def test_the_lock_names_no_index_and_pins_every_package_by_hash():
-    text = (ROOT / "requirements.lock").read_text("utf-8")
+LOCKS = ("requirements.lock", "requirements-extras.lock")
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_index_and_pins_every_package_by_hash(lock):
+    text = (ROOT / lock).read_text("utf-8")
     assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", text)
     packages = re.split(r"\n(?=\S)", text.strip())
     assert len(packages) > 100
@@ -220,9 +225,21 @@ def asked_for():
     return {re.match(r"[\w-]+", requirement)[0] for requirement in wanted}
 
 
-def test_the_lock_holds_what_the_project_asks_for():
-    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
-    assert asked_for() <= set(locked)
+def locked(name):
+    """Return the packages of a lock with their versions."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_locks_hold_what_the_project_asks_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    plain, extended = map(locked, LOCKS)
+    assert asked_for() <= set(plain) <= set(extended)
+    assert set(itertools.chain(*extras.values())) <= set(extended)
+
+
+def test_an_extra_changes_no_package_that_a_models_bits_depend_on():
+    plain, extended = map(locked, LOCKS)
+    assert {name for name in plain if plain[name] != extended[name]} <= {"python-dateutil"}
 
 
 PACKAGES = {

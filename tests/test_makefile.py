@@ -1,9 +1,11 @@
 """The Makefile sets up once, refuses what cannot work in one line, and describes its verbs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ def folder(tmp_path):
     """Return a folder with the Makefile and the lock, in a place that has a space in its name."""
     folder = tmp_path / "a project"
     folder.mkdir()
-    for name in ("Makefile", "requirements.lock"):
+    for name in ("Makefile", "requirements.lock", "requirements-extras.lock", "pyproject.toml"):
         shutil.copy(files.ROOT / name, folder)
     return folder
 
@@ -103,3 +105,95 @@ def test_dvc_is_told_where_there_is_no_git(folder, in_git):
     assert ("note: no git here" in said) is not in_git
     assert "is not a git repository" not in said
     assert (folder / ".dvc/config.local").exists() is not in_git
+
+
+# --- what a remote or a tracking URI needs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra"),
+    [
+        ("s3://bucket/digits", "s3"),
+        ("gs://bucket", "gs"),
+        ("azure://container/path", "azure"),
+        ("ssh://user@host:22/path", "ssh"),
+        ("postgresql+psycopg2://user@host/mlflow", "postgresql"),
+        ("postgresql://user@host/mlflow", "postgresql"),
+    ],
+)
+def test_what_a_uri_needs_is_installed_and_kept(folder, uri, extra):
+    make_ready(folder)
+    files.write_text(folder / ".dvc/config.local", f"['remote \"team\"']\n    url = {uri}\n")
+    assert f" --extra {extra} " in make(folder, "--dry-run", "check").stdout
+    files.write_text(folder / ".dvc/config.local", "")
+    assert " --extra " not in make(folder, "--dry-run", "check").stdout
+    assert f" --extra {extra} " in make(folder, "--dry-run", "check", MLFLOW_TRACKING_URI=uri).stdout
+    files.write_text(folder / ".venv/extras", f"{extra}\n")
+    assert f" --extra {extra} " in make(folder, "--dry-run", "check").stdout
+
+
+def test_two_uris_need_two_extras_and_others_need_none(folder):
+    files.write_text(folder / ".dvc/config", "url = s3://bucket\n")
+    variables = {"MLFLOW_TRACKING_URI": "http://host:5000", "MLFLOW_BACKEND_STORE_URI": "postgresql://host/mlflow"}
+    planned = make(folder, "--dry-run", "check", **variables).stdout
+    assert re.findall(r"--extra (\w+)", planned) == ["postgresql", "s3"]
+
+
+# --- machines that are not the usual one ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["50%", "a#b", "caf\u00e9", "\u6570\u5b57"])
+def test_a_path_that_mlflow_or_dvc_cannot_handle_is_refused_first(folder, name):
+    moved = folder.rename(folder.with_name(name))
+    done = make(moved, "setup")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: {moved}: expected a folder without %, # and letters beyond ASCII in its path;"
+    )
+    assert not (moved / ".venv").exists()
+
+
+def fake_python(folder, script):
+    path = folder / "python3"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return "PYTHON=./python3"
+
+
+def test_a_python_without_venv_is_named_with_its_remedy(folder):
+    done = make(folder, "setup", fake_python(folder, 'case "$2" in *ensurepip*) exit 1;; esac'))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ./python3: expected the modules venv and ensurepip; on Debian and Ubuntu: ")
+
+
+def test_an_interrupted_set_up_is_made_anew(folder):
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/pip").write_text(f"#!{folder}/.venv/bin/python\n")
+    (folder / ".venv/bin/python").symlink_to(shutil.which("true"))
+    python = fake_python(folder, 'case "$*" in *venv\\ --clear*) echo made anew;; esac')
+    assert "made anew" not in make(folder, "setup", python).stdout
+    assert (folder / ".venv/incomplete").exists()
+    assert "made anew" in make(folder, "setup", python).stdout
+
+
+@pytest.mark.slow
+def test_a_set_up_takes_pips_index_and_none_of_its_other_settings(folder, tmp_path):
+    """Set up a project of two packages, with what a pip.conf and the variables of a shell may hold."""
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    content = f'requires-python = "{project["requires-python"]}"\ndependencies = ["filelock"]\n'
+    extras = '[project.optional-dependencies]\npostgresql = ["psycopg2-binary"]\n[dependency-groups]\ndev = []\n'
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "digits"\nversion = "1"\n{content}{extras}')
+    hostile = {
+        "PIP_USER": "1",
+        "PIP_TARGET": str(tmp_path / "target"),
+        "PIP_REQUIRE_HASHES": "1",
+        "PYTHONPATH": "/none",
+    }
+    uri = "postgresql://user@host/mlflow"
+    done = make(folder, "setup", f"PYTHON={sys.executable}", MLFLOW_TRACKING_URI=uri, **hostile)
+    assert done.returncode == 0, done.stderr
+    code = "import filelock, psycopg2, sys; print(filelock.__file__.startswith(sys.prefix))"
+    said = subprocess.run([folder / ".venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
+    assert not (tmp_path / "target").exists()
+    assert "Nothing to be done" in make(folder, "setup").stdout

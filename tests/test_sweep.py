@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from PIL import Image
 from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import charts, leaderboard, trials
+from pipeline.sweeps import charts, cluster, driver, leaderboard, trials
 from pipeline.sweeps.leaderboard import Result
 from pipeline.sweeps.trials import Trial
 
@@ -44,12 +45,12 @@ def expanded(**parameters: Any) -> list[Trial]:
 # --- the grid -------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_grid_is_27_trials_on_9_paths() -> None:
+def test_the_default_grid_is_27_trials_on_9_trajectories() -> None:
     found = trials.expand(PARAMS, limit=PARAMS.sweep.limit)
-    paths = trials.group(found, DATA)
+    groups = trials.group(found, DATA)
     assert len(found) == 27
-    assert [len(path) for path in paths.values()] == [3] * 9
-    assert all(len({trial.train.patience for trial in path}) == 3 for path in paths.values())
+    assert [len(group) for group in groups.values()] == [3] * 9
+    assert all(len({trial.train.patience for trial in group}) == 3 for group in groups.values())
 
 
 @given(st.dictionaries(st.sampled_from(["dropout", "average", "augment.share"]), st.just([0.1, 0.5, 0.25]), min_size=1))
@@ -72,11 +73,11 @@ def test_a_grid_may_vary_seeds_threads_and_a_single_effect_of_the_augmentation()
     }
 
 
-def test_trials_that_differ_in_leaving_share_a_path_and_its_longest_walk() -> None:
+def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_training() -> None:
     found = expanded(patience=[1, 9], epochs=[3, 30], monitor=["val_loss", "val_accuracy"], seed=[1, 2])
-    paths = trials.group(found, DATA)
-    assert [len(path) for path in paths.values()] == [8, 8]
-    assert all(trials.longest(path).epochs == 30 for path in paths.values())
+    groups = trials.group(found, DATA)
+    assert [len(group) for group in groups.values()] == [8, 8]
+    assert all(trials.longest_training(group).epochs == 30 for group in groups.values())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,8 @@ def swept(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     project = prepared.copy(tmp_path_factory.mktemp("swept") / "project")
     said = project.stage("sweep")
     assert said.stderr == ""
-    assert "4 trials on 2 paths of at most 4 epochs" in said.stdout
+    assert "4 trials on 2 trajectories of at most 4 epochs, " in said.stdout
+    assert re.search(r"sweep: an epoch takes \d+\.\d s: at most about \d+ (second|minute)s? more\n", said.stdout)
     return project
 
 
@@ -249,6 +251,14 @@ def models(project: Project) -> dict[tuple[str, str], str]:
     found = [(run.data.params["train.batch_size"], run.data.params["train.patience"]) for run in children(project)]
     assert len(set(found)) == len(found)
     return {key: run.data.tags["model.sha256"] for key, run in zip(found, children(project), strict=True)}
+
+
+def page(project: Project) -> list[tuple[str, str, dict[str, Any], set[str]]]:
+    """Return what MLflow shows of a sweep's runs, but for what times, hosts and ids are in."""
+    return sorted(
+        (run.info.run_name, run.info.status, run.data.params | run.data.metrics, set(run.data.tags))
+        for run in runs_of(project)
+    )
 
 
 class Running:
@@ -280,11 +290,11 @@ class Running:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """Return the processes that walk a path."""
+        """Return the processes that train a trajectory."""
         found = []
         for process in self.family():
             try:
-                found += [process] if "ray::explore" in " ".join(process.cmdline()) else []
+                found += [process] if "ray::train_trials" in " ".join(process.cmdline()) else []
             except psutil.Error:
                 continue
         return found
@@ -327,7 +337,7 @@ def test_every_trial_has_the_model_that_train_makes_of_its_parameters(swept: Pro
 
 
 @pytest.mark.slow
-def test_a_trial_is_logged_as_a_lone_training_is(swept: Project, tmp_path: Path) -> None:
+def test_a_trial_is_logged_as_a_single_training_is(swept: Project, tmp_path: Path) -> None:
     alone = swept.copy(tmp_path / "alone")
     alone.set(**{"train.batch_size": 32, "train.patience": 1, "train.threads": 1})
     before = sorted(file.stat().st_mtime for file in (alone.root / ".checkpoints").glob("*/*.epoch"))
@@ -342,7 +352,7 @@ def test_a_trial_is_logged_as_a_lone_training_is(swept: Project, tmp_path: Path)
     for name in trial.data.metrics:
         steps = [[each.step for each in client.get_metric_history(run.info.run_id, name)] for run in (lone, trial)]
         assert steps[0] == steps[1]
-    assert set(trial.data.tags) - set(lone.data.tags) == {"mlflow.parentRunId", "path", "worker.host"}
+    assert set(trial.data.tags) - set(lone.data.tags) == {"mlflow.parentRunId", "trajectory", "worker.host"}
     assert set(lone.data.tags) <= set(trial.data.tags)
     artifacts = [
         {each.path for each in client.list_artifacts(run.info.run_id)} - {"uncommitted.patch"} for run in (lone, trial)
@@ -378,7 +388,7 @@ def test_a_sweep_that_is_done_starts_no_worker_and_applies_its_winner(swept: Pro
     table = (project.root / "reports" / "sweep.csv").read_bytes()
     said = project.stage("sweep", "--apply", "--address", "127.0.0.1:1")
     best = files.read_csv(project.root / "reports" / "sweep.csv")[0]
-    assert "paths of at most" not in said.stdout
+    assert "trajectories of at most" not in said.stdout
     assert (project.root / "reports" / "sweep.csv").read_bytes() == table
     applied = config.load(project.root / "params.yaml").train
     assert (str(applied.batch_size), str(applied.patience), applied.threads) == (
@@ -402,7 +412,7 @@ def test_a_worker_that_is_killed_is_replaced_from_its_last_epoch(project: Projec
         kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
         worker.kill()
         _, said = running.end(0)
-    assert re.fullmatch(r"sweep: .*; going on from epoch [1-4]\n", said)
+    assert re.fullmatch(r"sweep: .*; resuming from epoch [1-4]\n", said)
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
     assert models(project) == models(swept)
     assert len(children(project)) == len(runs_of(project)) - 1
@@ -422,23 +432,21 @@ def test_a_driver_that_is_killed_is_started_again_and_does_only_what_is_missing(
     assert re.search(r"sweep: +\d+%.*epoch.*, \d of 4 trials, best val loss ", seen)  # rate, time left, the best
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
     assert models(project) == models(swept)
-    parents = [run for run in runs_of(project) if "mlflow.parentRunId" not in run.data.tags]
-    assert [run.info.status for run in parents] == ["FINISHED"]
-    assert {run.info.status for run in runs_of(project)} == {"FINISHED", "KILLED"}
+    assert page(project) == page(swept)
     table = "reports/sweep.csv"
     assert (project.root / table).read_bytes() == (swept.root / table).read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_sweep_cleanly_with_a_word_on_how_to_go_on(project: Project, number: signal.Signals) -> None:
+def test_a_signal_ends_a_sweep_cleanly_with_a_line_on_how_to_resume(project: Project, number: signal.Signals) -> None:
     with Running(project) as running:
         running.wait_for_epochs(1)
         running.family()
         running.process.send_signal(number)
         _, said = running.end(128 + number)
         running.nothing_left()
-    hint = "Nothing is lost: the same command goes on from the last finished epochs."
+    hint = "Nothing is lost: the same command resumes from the last finished epochs."
     assert said == f"stopped by {number.name}. {hint}\n"
     assert {run.info.status for run in runs_of(project)} == {"KILLED"}
 
@@ -449,16 +457,16 @@ from pipeline import config, console, sweep
 from pipeline.learning import trajectory
 from pipeline.sweeps import trials
 
-def fragile(digits, path, known):
-    for number, message in enumerate(trials.explore(digits, path, known)):
-        if number > 2 and path[0].train.batch_size == 64:
+def fragile(digits, group, checkpoints):
+    for number, message in enumerate(trials.train_trials(digits, group, checkpoints)):
+        if number > 2 and group[0].train.batch_size == 64:
             raise MemoryError("no room for 64")
         yield message
 
 def main(arguments):
     params = config.load()
     wanted = trials.expand(params, limit=1000)
-    ranked = sweep.run(params, wanted, trajectory.load_digits(sweep.files.PREPARED), explore=fragile)
+    ranked = sweep.run(params, wanted, trajectory.load_digits(sweep.files.PREPARED), train_trials=fragile)
     print([(each.trial.name, each.error) for each in ranked if each.error])
 
 console.run(main)
@@ -475,3 +483,47 @@ def test_a_trial_that_fails_is_recorded_with_its_error_and_the_others_go_on(proj
     failed = children(project, "FAILED")
     assert [run.data.params["train.batch_size"] for run in failed] == ["64", "64"]
     assert {run.data.tags["error"] for run in failed} == {"MemoryError: no room for 64"}
+
+
+@pytest.mark.slow
+def test_a_driver_whose_ray_daemon_dies_says_so_and_how_to_resume(project: Project) -> None:
+    with Running(project) as running:
+        running.wait_for_epochs(1)
+        next(process for process in running.family() if process.name() == "raylet").kill()
+        _, said = running.end(1)
+    assert said.endswith(
+        "this process was killed, or Ray on this machine died. Nothing is lost: the same command resumes.\n"
+    )
+
+
+# --- a machine that is not the usual one ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_long_tmpdir_and_an_empty_ray_address_hinder_no_sweep(project: Project, tmp_path: Path) -> None:
+    project.set(**{"sweep.parameters": {"dropout": [0.1]}, "train.epochs": 1})
+    long = tmp_path / "scratch-of-a-job-on-a-cluster-with-a-long-name" / ("x" * 60)
+    long.mkdir(parents=True)
+    said = project.run(
+        sys.executable, "-m", "pipeline.sweep", "--workers", "1", TMPDIR=str(long), RAY_ADDRESS="", RAY_AUTH_MODE=""
+    )
+    assert said.stderr == ""
+    assert [run.info.status for run in runs_of(project)] == ["FINISHED", "FINISHED"]
+
+
+def test_rays_folder_is_short_and_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (str(tmp_path / ("x" * 60)), str(tmp_path / "missing"), "/tmp"):
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        with cluster.socket_folder() as folder:
+            assert Path(folder).is_dir()
+            assert len(folder) <= cluster.SHORT + len("/ray_12345678")
+        assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 second"), (119, "119 seconds"), (120, "2 minutes"), (7199, "120 minutes"), (9000, "2 hours")],
+)
+def test_a_duration_is_said_in_the_largest_unit_that_it_fills_twice(seconds: float, words: str) -> None:
+    assert driver.duration(seconds) == words

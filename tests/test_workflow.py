@@ -31,7 +31,7 @@ def test_what_is_restored_is_keyed_by_what_it_was_made_from(steps):
     keys = {
         step["with"]["path"]: step["with"]["key"] for step in steps if step.get("uses", "").startswith("actions/cache")
     }
-    assert "hashFiles('requirements.lock')" in keys[".venv"]
+    assert "hashFiles('requirements*.lock')" in keys[".venv"]
     assert "hashFiles('dvc.lock')" in keys[".dvc/cache"]
 
 

@@ -14,7 +14,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from pipeline.sweeps.leaderboard import Result, cell
-from pipeline.sweeps.trials import words
+from pipeline.sweeps.trials import label
 
 DARK_IS_BETTER = "viridis"  # as clear in grey as in colour, whatever the eye
 FEW = 12  # values beside each other that can still be read
@@ -40,9 +40,9 @@ def parallel(ranked: Sequence[Result], monitor: str) -> bytes:
         _upright(axes, place, shown, [texts[height] for height in shown])
     _upright(axes, len(names), np.linspace(0, 1, 5), [f"{value:.4f}" for value in np.linspace(*scale, 5)])
     axes.set(xlim=(-0.3, len(names) + 0.4), ylim=(-0.04, 1.04), yticks=[])
-    axes.set_xticks(range(len(names) + 1), [*map(words, names), f"best {words(monitor)}"], fontsize=11)
+    axes.set_xticks(range(len(names) + 1), [*map(label, names), f"best {label(monitor)}"], fontsize=11)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{len(good)} trials by their best {words(monitor)}; the broad line is the winner", fontsize=11)
+    axes.set_title(f"{len(good)} trials by their best {label(monitor)}; the broad line is the winner", fontsize=11)
     return _png(figure)
 
 
@@ -87,9 +87,9 @@ def heatmap(ranked: Sequence[Result], monitor: str) -> bytes:
         _label(axes, values, norm, colors)
     axes.set_xticks(*_ticks(columns))
     axes.set_yticks(*_ticks(rows))
-    axes.set(xlabel=words(right), ylabel=words(down))
-    rest = [words(name) for name in good[0].trial.varied if name not in (down, right)]
-    axes.set_title(f"best {words(monitor)}" + (f", mean over {', '.join(rest)}" if rest else ""), fontsize=11)
+    axes.set(xlabel=label(right), ylabel=label(down))
+    rest = [label(name) for name in good[0].trial.varied if name not in (down, right)]
+    axes.set_title(f"best {label(monitor)}" + (f", mean over {', '.join(rest)}" if rest else ""), fontsize=11)
     figure.colorbar(drawn)
     return _png(figure)
 

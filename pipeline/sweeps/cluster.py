@@ -1,4 +1,4 @@
-"""Ray as this project uses it: workers that walk one path each and stream what they find, here or on a cluster."""
+"""Ray as this project uses it: workers that train one trajectory each and stream its epochs, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,15 +17,17 @@ from pipeline import console, files
 from pipeline.console import UserError
 from pipeline.learning import environment
 from pipeline.learning.trajectory import Digits
-from pipeline.sweeps.trials import Message, Trial, explore, longest
+from pipeline.sweeps.trials import Message, Trial, longest_training, train_trials
 
-PATIENCE = 5  # seconds in which a cluster must answer
+TIMEOUT = 5  # seconds in which a cluster must answer
+SHORT = 24  # bytes of a folder's name: ours and Ray's add 78, and a socket's name has 103 on a Mac, 107 on Linux
+DIED = "sweep: this process was killed, or Ray on this machine died. Nothing is lost: the same command resumes."
 STORE = 100_000_000  # bytes of shared memory, besides the digits, for what is on its way: an epoch is a megabyte
-Explore = Callable[..., Iterator[Message]]
+TrainTrials = Callable[..., Iterator[Message]]
 
 
 class LostError(Exception):
-    """A worker, or the machine it was on, is gone: another one can go on."""
+    """A worker, or the machine it was on, is gone: another one can resume."""
 
 
 class FailedError(Exception):
@@ -33,38 +37,38 @@ class FailedError(Exception):
 class Cluster:
     """Workers with ``digits`` at hand; ``ray`` is the module, connected."""
 
-    def __init__(self, ray: Any, digits: Digits, walk: Explore) -> None:
+    def __init__(self, ray: Any, digits: Digits, task: TrainTrials) -> None:
         self.ray = ray
         self.digits = ray.put(digits)
-        self.walk = ray.remote(walk)
+        self.task = ray.remote(task)
         self.cores: list[float] = []
         self.counted = float("-inf")
 
-    def room(self, threads: int) -> int:
+    def capacity(self, threads: int) -> int:
         """Return how many trials of so many threads fit at once."""
         if time.monotonic() > self.counted + 1:  # machines come and go, but not every millisecond
             self.cores = [node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]]
             self.counted = time.monotonic()
         return sum(int(cores) // threads for cores in self.cores)
 
-    def start(self, trials: Sequence[Trial], known: Mapping[str, Sequence[bytes]]) -> Any:
-        """Send a worker on its way, as soon as there is one; return the stream of its messages."""
-        train = longest(trials)
-        apart = {"OMP_NUM_THREADS": str(train.threads), **environment.INSTRUCTIONS[train.instructions]}
+    def start(self, trials: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]) -> Any:
+        """Submit a task, which starts as soon as a worker is free; return the stream of its messages."""
+        train = longest_training(trials)
+        variables = {"OMP_NUM_THREADS": str(train.threads), **environment.INSTRUCTIONS[train.instructions]}
         options = {
             "num_cpus": train.threads,
             "num_returns": "streaming",
             "max_retries": 0,
-            "runtime_env": {"env_vars": apart},  # one process cannot change them: other ones, another process
+            "runtime_env": {"env_vars": variables},  # one process cannot change them: other ones, another process
         }
-        return self.walk.options(**options).remote(self.digits, list(trials), dict(known))
+        return self.task.options(**options).remote(self.digits, list(trials), dict(checkpoints))
 
     def ready(self, streams: Sequence[Any]) -> list[Any]:
-        """Return the streams with something to hear, after a second at most."""
+        """Return the streams that have a message, after a second at most."""
         with console.undisturbed():  # what a signal raises, Ray's compiled code takes for an error of its own
             return list(self.ray.wait(list(streams), timeout=1)[0])
 
-    def hear(self, stream: Any) -> Message | None:
+    def next_message(self, stream: Any) -> Message | None:
         """Return a stream's next message, or None at its end; raise ``LostError`` or ``FailedError``."""
         try:
             with console.undisturbed():
@@ -72,7 +76,7 @@ class Cluster:
         except StopIteration:
             return None
         except self.ray.exceptions.LocalRayletDiedError:
-            raise UserError("Ray on this machine died; run the sweep again, it goes on where it was") from None
+            raise UserError("Ray on this machine died; run the same command again, it resumes") from None
         except self.ray.exceptions.RayTaskError as error:
             raise FailedError(_one_line(f"{type(error.cause).__name__}: {error.cause}")) from None
         except self.ray.exceptions.RayError as error:
@@ -82,31 +86,57 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected(
-    address: str, digits: Digits, threads: int, walk: Explore = explore, workers: int = 0
+    address: str, digits: Digits, threads: int, task: TrainTrials = train_trials, workers: int = 0
 ) -> Iterator[Cluster]:
-    """Start Ray on this machine for ``workers`` at once (0: as many as fit), or join the one at ``address``; leave it.
+    """Start Ray on this machine for ``workers`` at once (0: as many as fit), or join the one at ``address``.
 
     Raise ``UserError`` where none answers, where it is another version, or where no machine has enough cores.
     """
-    address = address or os.environ.get("RAY_ADDRESS", "local")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ |= _settings(address)  # before the import, which reads some of them
     import ray
     import ray.exceptions
 
     cores = threads * workers or max(_cores(), threads)
-    try:
-        _join(ray, address, _alone(digits, cores) if address == "local" else _abroad())
-        cluster = Cluster(ray, digits, walk)
-        if not cluster.room(threads):
-            raise UserError(f"Ray at {address}: no machine has {threads} cores; lower sweep.threads")
-        yield cluster
-    finally:
-        ray.shutdown()
+    with _last_words(), socket_folder() if address == "local" else contextlib.nullcontext("") as folder:
+        try:
+            _init(ray, address, _local_options(digits, cores, folder) if folder else _cluster_options())
+            cluster = Cluster(ray, digits, task)
+            if not cluster.capacity(threads):
+                raise UserError(f"Ray at {address}: no machine has {threads} cores; lower sweep.threads")
+            yield cluster
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _last_words() -> Iterator[None]:
+    """Have another process print ``DIED`` when this one ends in the block: Ray ends it without running any handler."""
+    script = 'read -r _ || printf "%s\\n" "$0" >&2'
+    with subprocess.Popen(["sh", "-c", script, DIED], stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.communicate(b"ended\n")
+
+
+@contextlib.contextmanager
+def socket_folder() -> Iterator[str]:
+    """Make a folder for Ray of this user's own, whose name is short enough for sockets, and remove it at the end."""
+    places = [os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
+    for place in [place for place in places if place and len(os.fsencode(place)) <= SHORT]:
+        with contextlib.suppress(OSError):
+            folder = tempfile.TemporaryDirectory(prefix="ray_", dir=place, ignore_cleanup_errors=True)
+            break
+    else:
+        raise UserError(f"RAY_TMPDIR: expected a folder that can be written, with a name of at most {SHORT} bytes")
+    with folder as name:
+        yield name
 
 
 def _settings(address: str) -> dict[str, str]:
-    quick = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": str(PATIENCE)}
-    alone = {
+    remote = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": str(TIMEOUT)}
+    local = {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # there, and only there, Ray keeps to the loopback address
         "RAY_AUTH_MODE": "token",  # other users of this machine are not to run code here
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray leaves one in the home folder
@@ -116,38 +146,38 @@ def _settings(address: str) -> dict[str, str]:
         "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_worker_niceness": "0",  # as `train`; Ray's 15 starves on a busy machine
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        **(alone if address == "local" else quick),
+        **(local if address == "local" else remote),
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    return {name: os.environ.get(name) or value for name, value in wanted.items()}
 
 
-def _alone(digits: Digits, cores: int) -> dict[str, Any]:
+def _local_options(digits: Digits, cores: int, folder: str) -> dict[str, Any]:
     size = sum(array.nbytes for array in (digits.images, digits.labels, digits.val_images, digits.val_labels))
-    return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": size + STORE}
+    return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": size + STORE, "_temp_dir": folder}
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _abroad() -> dict[str, Any]:
-    """Take the code along: machines of a cluster need the packages, but no copy of the project."""
+def _cluster_options() -> dict[str, Any]:
+    """Send the code along: machines of a cluster need the packages, but no copy of the project."""
     return {"runtime_env": {"py_modules": [str(files.ROOT / "pipeline")], "excludes": ["__pycache__", "*.html"]}}
 
 
-def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
+def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
     if address != "local":
-        _knock(address)
+        _check_reachable(address)
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     reason = ""
     with console.hushed():
         try:
             ray.init(address, log_to_driver=False, logging_level="critical", configure_logging=True, **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        except Exception as error:  # noqa: BLE001  # a node that starts too slowly is an `Exception`, and no less general
             reason = _explained(error)
     for number, handler in signals.items():
         signal.signal(number, handler)  # Ray brings its own, which ends the process without closing anything
-    # It would print twenty lines of a raylet's log for every machine that is lost; `hear` says it in one.
+    # It would print twenty lines of a raylet's log for every machine that is lost; `next_message` says it in one line.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     if reason:
         raise UserError(f"Ray at {address}: {reason}")
@@ -160,15 +190,15 @@ def _explained(error: BaseException) -> str:
     return _one_line(error)
 
 
-def _knock(address: str) -> None:
-    """Find out in seconds that nobody is there; Ray itself takes minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise ``UserError`` within seconds where nothing answers; Ray itself takes minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if "//" in address or not host or not port.isdecimal():
         raise UserError(f"Ray at {address}: expected host:port, such as 192.168.0.1:6379, the address of the head node")
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
     except OSError as error:
         raise UserError(f"Ray at {address}: no answer ({error}); start it with `ray start --head`") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,17 +23,17 @@ from pipeline.provenance import Origin
 from pipeline.store import Store
 from pipeline.sweeps.cluster import Cluster, FailedError, LostError
 from pipeline.sweeps.leaderboard import Result
-from pipeline.sweeps.trials import Message, Packaged, Started, Trial, longest, words
+from pipeline.sweeps.trials import Message, Packaged, Started, Trial, label, longest_training
 from pipeline.tracking import Run, start
 
-RETRIES = 3  # of a path, with no epoch gained in between
-PRUNED = 50  # paths between two looks at how much is kept
+RETRIES = 3  # of a trajectory, with no epoch gained in between
+PRUNE_EVERY = 50  # trajectories between two looks at how much is kept
 FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
-ELSEWHERE = "elsewhere"  # in a path's folder: the names of the same path as other kinds of processors walk it
+OTHER_KEYS = "other_keys"  # in a trajectory's folder: its keys on other kinds of processors, one a line
 
 
 @dataclass(frozen=True)
-class Book:
+class Recorder:
     """Where the runs of a sweep go, and what they have in common."""
 
     store: Store
@@ -41,8 +42,8 @@ class Book:
     origin: Origin
     parent: Run
 
-    def open(self, trial: Trial, **facts: str) -> Run:
-        """Start the run of a trial."""
+    def start_run(self, trial: Trial, **facts: str) -> Run:
+        """Start the run of a trial, with more tags in ``facts``."""
         params = self.params.model_copy(update={"train": trial.train})
         digests = {**self.digests, "params_sha256": trial.sha256, **facts}
         parent = self.parent.run_id
@@ -50,34 +51,37 @@ class Book:
 
 
 @dataclass
-class Walk:
-    """A path on its way: the trials that have not ended, the epochs so far, the runs that are told of them.
+class Task:
+    """A trajectory that is being trained: the trials that have not ended, the epochs so far, the trials' runs.
 
-    ``left`` holds, by a trial's number, the history it left the path with; ``models`` the packaged epochs.
+    ``checkpoints`` holds, by the trajectory's key, the epochs that were kept before; ``histories``, by a trial's
+    number, the metrics up to the epoch that the trial stopped at; ``models`` the packaged epochs.
     """
 
     trials: list[Trial]
-    home: Path
-    known: dict[str, list[Epoch]] = field(default_factory=dict)
-    path: str = ""
+    folder: Path
+    checkpoints: dict[str, list[Epoch]] = field(default_factory=dict)
+    key: str = ""
     history: list[Metrics] = field(default_factory=list)
     runs: dict[int, Run] = field(default_factory=dict)
-    left: dict[int, list[Metrics]] = field(default_factory=dict)
+    histories: dict[int, list[Metrics]] = field(default_factory=dict)
     models: dict[int, dict[str, bytes]] = field(default_factory=dict)
     parameters: int = 0
-    told: int = 0
-    losses: int = 0
+    logged: int = 0
+    received: float = 0.0
+    lost_workers: int = 0
 
     def __post_init__(self) -> None:
-        self.epochs = longest(self.trials).epochs
+        self.epochs = longest_training(self.trials).epochs
 
 
-def drive(book: Book, workers: Cluster, paths: Mapping[str, Sequence[Trial]]) -> list[Result]:
-    """Have every path walked to the end of its trials; a trial that fails is recorded, and the others go on."""
-    with console.progress(sum(longest(path).epochs for path in paths.values()), "sweep", "epoch") as bar:
-        driver = Driver(book, workers, bar, sum(map(len, paths.values())))
+def drive(recorder: Recorder, workers: Cluster, trajectories: Mapping[str, Sequence[Trial]]) -> list[Result]:
+    """Train every trajectory until its last trial stops; a trial that fails is recorded, and the others continue."""
+    epochs = sum(longest_training(trials).epochs for trials in trajectories.values())
+    with console.progress(epochs, "sweep", "epoch") as bar:
+        driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())))
         try:
-            driver.run(paths)
+            driver.run(trajectories)
         except BaseException as error:
             driver.close(error)
             raise
@@ -85,165 +89,187 @@ def drive(book: Book, workers: Cluster, paths: Mapping[str, Sequence[Trial]]) ->
 
 
 class Driver:
-    """Sends workers on their ways, listens to all of them, and writes down what they say."""
+    """Gives workers their tasks, receives what they yield, keeps the epochs and logs the trials."""
 
-    def __init__(self, book: Book, workers: Cluster, bar: tqdm, trials: int) -> None:
-        self.book = book
+    def __init__(self, recorder: Recorder, workers: Cluster, bar: tqdm, trials: int) -> None:
+        self.recorder = recorder
         self.workers = workers
         self.bar = bar
         self.trials = trials
         self.results: list[Result] = []
-        self.waiting: deque[Walk] = deque()
-        self.walking: dict[Any, Walk] = {}
+        self.waiting: deque[Task] = deque()
+        self.running: dict[Any, Task] = {}
         self.pool = ThreadPoolExecutor(FINISHERS)
         self.finishing: dict[Future[Result], Run] = {}
+        self.estimated = False
 
-    def run(self, paths: Mapping[str, Sequence[Trial]]) -> None:
-        """Walk all paths."""
+    def run(self, trajectories: Mapping[str, Sequence[Trial]]) -> None:
+        """Train all trajectories."""
         root = files.workspace() / ".checkpoints"
-        self.waiting.extend(Walk(list(trials), root / path) for path, trials in paths.items())
-        while self.waiting or self.walking:
-            self._send()
-            for stream in self.workers.ready(list(self.walking)):
-                self._listen(stream)
-            self._collect([future for future in self.finishing if future.done()])
+        self.waiting.extend(Task(list(trials), root / key) for key, trials in trajectories.items())
+        while self.waiting or self.running:
+            self._submit()
+            for stream in self.workers.ready(list(self.running)):
+                self._receive(stream)
+            self._collect_results([future for future in self.finishing if future.done()])
             self._show()
-        self._collect(list(self.finishing))
+        self._collect_results(list(self.finishing))
 
     def close(self, error: BaseException) -> None:
-        """Close the runs that are open, but for those that are being finished."""
+        """End the runs that are open, but for those that are being finished."""
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else "FAILED"
         self.pool.shutdown(cancel_futures=True)
-        runs = [run for walk in [*self.walking.values(), *self.waiting] for run in walk.runs.values()]
+        runs = [run for task in [*self.running.values(), *self.waiting] for run in task.runs.values()]
         for run in [*runs, *(run for future, run in self.finishing.items() if future.cancelled())]:
             run.end(status, error)
 
-    def _send(self) -> None:
-        """Keep a few paths more on their way than there is room for, so that no worker waits for this process."""
+    def _submit(self) -> None:
+        """Keep a few tasks more submitted than there is capacity for, so that no worker waits for this process."""
         if not self.waiting:
             return
-        room = self.workers.room(longest(self.waiting[0].trials).threads)
-        while self.waiting and len(self.walking) < 2 * room + 2:
-            walk = self.waiting.popleft()
-            walk.known = self._known(walk)
-            known = {path: [epoch.to_bytes() for epoch in epochs] for path, epochs in walk.known.items()}
-            self.walking[self.workers.start(walk.trials, known)] = walk
+        capacity = self.workers.capacity(longest_training(self.waiting[0].trials).threads)
+        while self.waiting and len(self.running) < 2 * capacity + 2:
+            task = self.waiting.popleft()
+            task.checkpoints = self._read_checkpoints(task)
+            content = {key: [epoch.to_bytes() for epoch in epochs] for key, epochs in task.checkpoints.items()}
+            self.running[self.workers.start(task.trials, content)] = task
 
-    def _known(self, walk: Walk) -> dict[str, list[Epoch]]:
-        walk.home.mkdir(parents=True, exist_ok=True)
-        walk.home.touch()
-        if len(self.waiting) % PRUNED == 0:
-            trajectory.prune(walk.home.parent, self.book.params.checkpoints, keep=walk.home)
-        file = walk.home / ELSEWHERE
-        names = [walk.home.name, *(file.read_text().split() if file.exists() else [])]
-        return {name: Checkpointed(walk.home.with_name(name)).read_all()[: walk.epochs] for name in names}
+    def _read_checkpoints(self, task: Task) -> dict[str, list[Epoch]]:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        task.folder.touch()
+        if len(self.waiting) % PRUNE_EVERY == 0:
+            trajectory.prune(task.folder.parent, self.recorder.params.checkpoints, keep=task.folder)
+        file = task.folder / OTHER_KEYS
+        keys = [task.folder.name, *(file.read_text().split() if file.exists() else [])]
+        return {key: Checkpointed(task.folder.with_name(key)).read_all()[: task.epochs] for key in keys}
 
-    def _listen(self, stream: Any) -> None:
-        walk = self.walking[stream]
+    def _receive(self, stream: Any) -> None:
+        task = self.running[stream]
         try:
-            message = self.workers.hear(stream)
+            message = self.workers.next_message(stream)
             if message is not None:
-                self._take(walk, message)
-                self.walking[stream] = self.walking.pop(stream)  # at the end of the queue: each has its turn
+                self._handle(task, message)
+                self.running[stream] = self.running.pop(stream)  # at the end of the queue: each has its turn
                 return
-            if walk.trials:
+            if task.trials:
                 raise LostError("the worker stopped early")  # noqa: TRY301
-            self.bar.total = (self.bar.total or 0) - (walk.epochs - len(walk.history))
+            self.bar.total = (self.bar.total or 0) - (task.epochs - len(task.history))
         except FailedError as error:
-            self._fail(walk, str(error))
+            self._fail(task, str(error))
         except LostError as error:
-            self._lose(walk, str(error))
-        del self.walking[stream]
+            self._retry(task, str(error))
+        del self.running[stream]
 
-    def _take(self, walk: Walk, message: Message) -> None:
+    def _handle(self, task: Task, message: Message) -> None:
         match message:
             case Started():
-                self._begin(walk, message)
+                self._start_runs(task, message)
             case Packaged(number, content):
-                walk.models[number] = content
+                task.models[number] = content
             case bytes():
                 epoch = Epoch.from_bytes(message)
-                Checkpointed(walk.home.with_name(walk.path)).write(epoch)
-                walk.losses = 0
-                self._follow(walk, epoch)
-        self._settle(walk)
+                Checkpointed(task.folder.with_name(task.key)).write(epoch)
+                task.lost_workers = 0
+                self._log_epoch(task, epoch)
+                self._estimate(task)
+        self._finish_trials(task)
 
-    def _begin(self, walk: Walk, worker: Started) -> None:
-        """Open the runs of a path's trials, or go on with those that a lost worker left; tell them what is known."""
-        path, facts = worker.path, {"worker_host": worker.host, "system_processor": worker.processor}
-        if walk.path not in ("", path):
-            self._abandon(walk)
-        if path not in walk.known:
-            with (walk.home / ELSEWHERE).open("a") as others:
-                others.write(f"{path}\n")
-        walk.path, walk.history, walk.left = path, [], {}
-        for trial in walk.trials:
-            if trial.number not in walk.runs:
-                walk.runs[trial.number] = self.book.open(trial, path=path, **facts)
-        for epoch in walk.known.get(path, []):
-            self._follow(walk, epoch)
+    def _estimate(self, task: Task) -> None:
+        """Say once how long the rest takes at most, from the time between the first two epochs of a worker."""
+        now = time.monotonic()
+        seconds, task.received = now - task.received, now
+        if self.estimated or seconds == now:
+            return
+        self.estimated = True
+        left = [each.epochs - each.logged for each in [*self.running.values(), *self.waiting]]
+        at_once = min(self.workers.capacity(longest_training(task.trials).threads), len(left))
+        total = seconds * max(sum(left) / max(at_once, 1), *left)
+        self.bar.write(f"sweep: an epoch takes {seconds:.1f} s: at most about {duration(total)} more")
 
-    def _abandon(self, walk: Walk) -> None:
-        """Close the runs of a path that goes on with another kind of processor: its epochs have other bits."""
-        for trial in walk.trials:
-            walk.runs.pop(trial.number).end("KILLED")
-        walk.models.clear()
-        self.bar.update(-walk.told)
-        walk.told = 0
+    def _start_runs(self, task: Task, worker: Started) -> None:
+        """Start the runs of a task's trials, or keep those that a lost worker's have; log the epochs kept before."""
+        key, facts = worker.key, {"worker_host": worker.host, "system_processor": worker.processor}
+        if task.key not in ("", key):
+            self._delete_runs(task)
+        if key not in task.checkpoints:
+            with (task.folder / OTHER_KEYS).open("a") as others:
+                others.write(f"{key}\n")
+        task.key, task.history, task.histories, task.received = key, [], {}, 0.0
+        for trial in task.trials:
+            if trial.number not in task.runs:
+                task.runs[trial.number] = self.recorder.start_run(trial, trajectory=key, **facts)
+        for epoch in task.checkpoints.get(key, []):
+            self._log_epoch(task, epoch)
 
-    def _follow(self, walk: Walk, epoch: Epoch) -> None:
-        """Tell the runs of an epoch, once, until their trials leave the path."""
-        walk.history.append(epoch.metrics)
-        walk.parameters = sum(weight.size for weight in epoch.weights)
-        for trial in walk.trials:
-            if trial.number in walk.left:
+    def _delete_runs(self, task: Task) -> None:
+        """Delete the runs of a task that continues on another kind of processor: its epochs have other bits."""
+        for trial in task.trials:
+            run = task.runs.pop(trial.number)
+            run.client.delete_run(run.run_id)
+        task.models.clear()
+        self.bar.update(-task.logged)
+        task.logged = 0
+
+    def _log_epoch(self, task: Task, epoch: Epoch) -> None:
+        """Log an epoch, once, to the runs of the trials that have not stopped before it."""
+        task.history.append(epoch.metrics)
+        task.parameters = sum(weight.size for weight in epoch.weights)
+        for trial in task.trials:
+            if trial.number in task.histories:
                 continue
-            if epoch.number > walk.told:
-                walk.runs[trial.number].log_epoch(epoch.number, epoch.metrics)
-            if trajectory.finished(walk.history, trial.train):
-                walk.left[trial.number] = list(walk.history)
-        self.bar.update(max(epoch.number - walk.told, 0))
-        walk.told = max(epoch.number, walk.told)
+            if epoch.number > task.logged:
+                task.runs[trial.number].log_epoch(epoch.number, epoch.metrics)
+            if trajectory.finished(task.history, trial.train):
+                task.histories[trial.number] = list(task.history)
+        self.bar.update(max(epoch.number - task.logged, 0))
+        task.logged = max(epoch.number, task.logged)
 
-    def _settle(self, walk: Walk) -> None:
-        """Have the trials finished that have left the path and whose model is there."""
-        for trial in [trial for trial in walk.trials if trial.number in walk.left]:
-            history = walk.left[trial.number]
-            content = walk.models.get(trajectory.best_epoch(history, trial.train.monitor))
+    def _finish_trials(self, task: Task) -> None:
+        """Have the trials finished that have stopped and whose model is there."""
+        for trial in [trial for trial in task.trials if trial.number in task.histories]:
+            history = task.histories[trial.number]
+            content = task.models.get(trajectory.best_epoch(history, trial.train.monitor))
             if content:
-                walk.trials.remove(trial)
-                run = walk.runs.pop(trial.number)
-                self.finishing[self.pool.submit(finish, run, trial, history, content, walk.parameters)] = run
+                task.trials.remove(trial)
+                run = task.runs.pop(trial.number)
+                self.finishing[self.pool.submit(finish, run, trial, history, content, task.parameters)] = run
 
-    def _collect(self, futures: Iterable[Future[Result]]) -> None:
+    def _collect_results(self, futures: Iterable[Future[Result]]) -> None:
         for future in futures:
             del self.finishing[future]
             self.results.append(future.result())
 
-    def _fail(self, walk: Walk, reason: str) -> None:
-        """Record the trials still on a path as failed."""
-        for trial in walk.trials:
-            run = walk.runs.get(trial.number) or self.book.open(trial, path=walk.home.name)
+    def _fail(self, task: Task, reason: str) -> None:
+        """Record the trials of a task that have not finished as failed."""
+        for trial in task.trials:
+            run = task.runs.get(trial.number) or self.recorder.start_run(trial, trajectory=task.folder.name)
             run.tag({"error": reason})
             run.end("FAILED")
             self.results.append(Result(trial, error=reason, run_id=run.run_id))
-        walk.trials.clear()
-        walk.runs.clear()
+        task.trials.clear()
+        task.runs.clear()
 
-    def _lose(self, walk: Walk, reason: str) -> None:
-        """Have a path that lost its worker walked on by another one, unless it keeps losing them."""
-        walk.losses += 1
-        if walk.losses > RETRIES:
-            self._fail(walk, f"{walk.losses} workers in a row were lost: {reason}")
+    def _retry(self, task: Task, reason: str) -> None:
+        """Give a task that lost its worker to another one, unless it keeps losing them."""
+        task.lost_workers += 1
+        if task.lost_workers > RETRIES:
+            self._fail(task, f"{task.lost_workers} workers in a row were lost: {reason}")
             return
-        self.bar.write(f"sweep: {reason}; going on from epoch {walk.told + 1}", file=sys.stderr)
-        self.waiting.appendleft(walk)
+        self.bar.write(f"sweep: {reason}; resuming from epoch {task.logged + 1}", file=sys.stderr)
+        self.waiting.appendleft(task)
 
     def _show(self) -> None:
-        monitor = f"best_{self.book.params.train.monitor}"
+        monitor = f"best_{self.recorder.params.train.monitor}"
         scores = [result.summary[monitor] for result in self.results if not result.error]
         best = (max if monitor.endswith("accuracy") else min)(scores) if scores else "-"
-        self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, {words(monitor)} {best}", refresh=False)
+        self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, {label(monitor)} {best}", refresh=False)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit that it fills twice."""
+    unit, size = next((each for each in (("hour", 3600), ("minute", 60)) if seconds >= 2 * each[1]), ("second", 1))
+    number = max(round(seconds / size), 1)
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def finish(run: Run, trial: Trial, history: Sequence[Metrics], content: Mapping[str, bytes], parameters: int) -> Result:

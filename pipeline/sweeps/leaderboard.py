@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import config
-from pipeline.sweeps.trials import Trial, words
+from pipeline.sweeps.trials import Trial, label
 
 SHOWN = 20  # rows that a terminal and a run's note show; the file has them all
 Row = dict[str, Any]
@@ -87,7 +87,7 @@ def _over_seeds(alike: Sequence[Result], monitor: str) -> Row:
 def shown(rows: Sequence[Row]) -> str:
     """Return the best rows as a table for a terminal."""
     names = [name for name in rows[0] if name not in ("model_sha256", "stopped_early", "error")]
-    lines = [[words(name.removeprefix("best_")) for name in names]]
+    lines = [[label(name.removeprefix("best_")) for name in names]]
     lines += [[_figure(name, row[name]) for name in names] + ["failed"] * bool(row["error"]) for row in rows[:SHOWN]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=False)]
     text = ["  ".join(map(str.rjust, line, [*widths, 6])).rstrip() for line in lines]
@@ -104,7 +104,7 @@ def cell(value: object) -> str:
 
 
 def command(best: Result) -> str:
-    """Return the words that make a trial the project's own as a DVC experiment."""
+    """Return the command that makes a trial the project's own as a DVC experiment."""
     return " ".join(
         ["dvc exp run", *(f"-S train.{name}={config.written(value)}" for name, value in settings(best).items())]
     )

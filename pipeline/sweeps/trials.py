@@ -1,7 +1,6 @@
-"""The trials of a sweep: the combinations of a grid, the paths they share, and the walk of one path for all of them.
+"""The trials of a sweep: the combinations of a grid, the trajectories they share, and the training of one trajectory.
 
-Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `explore`, and whoever asked for it keeps what it
-yields.
+Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `train_trials`, the driver keeps what it yields.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """What varied, in words."""
-        return " · ".join(f"{words(name)} {value}" for name, value in self.varied.items())
+        """The parameters that vary, with their values."""
+        return " · ".join(f"{label(name)} {value}" for name, value in self.varied.items())
 
     @property
     def sha256(self) -> str:
@@ -43,8 +42,8 @@ class Trial:
         return files.digest(self.train.model_dump())
 
 
-def words(name: str) -> str:
-    """Return a parameter's name as people say it."""
+def label(name: str) -> str:
+    """Return the name of a parameter or a metric for tables and charts."""
     return {"batch_size": "batch"}.get(name, name.replace("_", " "))
 
 
@@ -65,19 +64,19 @@ def expand(params: Params, *, limit: int | None) -> list[Trial]:
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
     combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
-    return [Trial(number, _trained(base, varied), varied) for number, varied in enumerate(combinations)]
+    return [Trial(number, _with_values(base, varied), varied) for number, varied in enumerate(combinations)]
 
 
 def _check_values(base: dict[str, Any], name: str, values: list[Any]) -> None:
     if not values:
         raise UserError(f"params.yaml: {SECTION}.{name} is an empty list; expected at least one value")
-    checked = [_trained(base, {name: value}) for value in values]
+    checked = [_with_values(base, {name: value}) for value in values]
     for number, each in enumerate(checked):
         if each in checked[:number]:
             raise UserError(f"params.yaml: {SECTION}.{name} holds {values[number]!r} twice; expected each value once")
 
 
-def _trained(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
+def _with_values(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
     content = base | {"augment": dict(base["augment"])}
     for name, value in varied.items():
         *section, key = name.split(".")
@@ -87,22 +86,22 @@ def _trained(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
 
 
 def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
-    """Return the trials by the path that they share, the longest paths first."""
-    walking: dict[str, list[Trial]] = {}
+    """Return the trials by the key of the trajectory that they share, the slowest trajectories first."""
+    grouped: dict[str, list[Trial]] = {}
     for trial in trials:
-        walking.setdefault(trajectory.path_key(trial.train, data_sha256), []).append(trial)
-    return dict(sorted(walking.items(), key=lambda item: item[1][0].train.batch_size))
+        grouped.setdefault(trajectory.path_key(trial.train, data_sha256), []).append(trial)
+    return dict(sorted(grouped.items(), key=lambda item: item[1][0].train.batch_size))
 
 
-def longest(trials: Sequence[Trial]) -> Train:
-    """Return the parameters to walk a path with, so that it is long enough for each of its trials."""
+def longest_training(trials: Sequence[Trial]) -> Train:
+    """Return the parameters to train a trajectory with, so that it is long enough for each of its trials."""
     return max((trial.train for trial in trials), key=lambda train: train.epochs)
 
 
 class Started(NamedTuple):
-    """A worker's first word: the path by its own reckoning (its packages, its processor), and where it is."""
+    """A worker's first message: the trajectory's key by its own packages and processor, and where it runs."""
 
-    path: str
+    key: str
     host: str
     processor: str
 
@@ -117,36 +116,36 @@ class Packaged(NamedTuple):
 Message = Started | Packaged | bytes
 
 
-def explore(
+def train_trials(
     digits: Digits,
     trials: Sequence[Trial],
-    known: Mapping[str, Sequence[bytes]],
+    checkpoints: Mapping[str, Sequence[bytes]],
     learn: Learn = trajectory.learn,
     package: Package = model.package,
 ) -> Iterator[Message]:
-    """Walk a path until its last trial has left it: every new epoch, and the model of every trial's best one.
+    """Train a trajectory until its last trial stops: yield every new epoch, and the model of each trial's best one.
 
-    ``known`` holds epochs that were walked before, by path; only those of the worker's own path are continued.
+    ``checkpoints`` holds epochs that were trained before, by trajectory key; only the worker's own are resumed.
     """
-    train = longest(trials)
-    path = trajectory.path_key(train, digits.sha256)
-    yield Started(path, socket.gethostname(), " ".join(trajectory.processor()))
-    epochs = [Epoch.from_bytes(content) for content in known.get(path, ())]
+    train = longest_training(trials)
+    key = trajectory.path_key(train, digits.sha256)
+    yield Started(key, socket.gethostname(), " ".join(trajectory.processor()))
+    epochs = [Epoch.from_bytes(content) for content in checkpoints.get(key, ())]
     old, waiting, packaged = len(epochs), list(trials), set[int]()
-    for number, epoch in enumerate(_continued(digits, train, epochs, learn), 1):
+    for number, epoch in enumerate(_epochs(digits, train, epochs, learn), 1):
         if number > old:
             epochs.append(epoch)
             yield epoch.to_bytes()
         history = [each.metrics for each in epochs[:number]]
-        leaving = [trial for trial in waiting if trajectory.finished(history, trial.train)]
-        waiting = [trial for trial in waiting if trial not in leaving]
-        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in leaving} - packaged):
+        stopping = [trial for trial in waiting if trajectory.finished(history, trial.train)]
+        waiting = [trial for trial in waiting if trial not in stopping]
+        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in stopping} - packaged):
             packaged.add(best)
             yield Packaged(best, package(epochs[best - 1], train, digits))
         if not waiting:
             return
 
 
-def _continued(digits: Digits, train: Train, epochs: Sequence[Epoch], learn: Learn) -> Iterator[Epoch]:
+def _epochs(digits: Digits, train: Train, epochs: Sequence[Epoch], learn: Learn) -> Iterator[Epoch]:
     yield from list(epochs)
     yield from learn(digits, train, epochs[-1] if epochs else None)

@@ -168,7 +168,7 @@ def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(project: Proj
     kill(nodes.processes[1])
     said = running.communicate(timeout=600)
     assert running.returncode == 0, said
-    assert "going on from epoch" in said[1]
+    assert "resuming from epoch" in said[1]
     client = MlflowClient(server)
     runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
