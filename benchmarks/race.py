@@ -60,7 +60,7 @@ def walk(name: str) -> None:
     idle = 0.0
     train = recipes.ladder()[name].model_copy(update={"threads": 2})
     digits = trajectory.load_digits(files.PREPARED)
-    for epoch in trajectory.learn(digits, train):
+    for epoch in trajectory.train_epochs(digits, train):
         reached = alive()
         accuracy = accuracy_of(train.network, epoch.weights)
         print(f"epoch {epoch.number}: test accuracy {accuracy:.4f}, {reached - idle:.1f} s", flush=True)

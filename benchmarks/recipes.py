@@ -99,16 +99,16 @@ def study(work: tuple[str, int, Train]) -> dict[str, Any]:
     name, seed, recipe = work
     train = recipe.model_copy(update={"seed": seed, "threads": 1})
     digits = trajectory.load_digits(files.PREPARED)
-    kept = trajectory.checkpoints_of(train, digits.sha256, config.load().checkpoints)
+    kept = trajectory.open_checkpoints(train, digits.sha256, config.load().checkpoints)
     costs = kept.folder / "cpu_seconds.json"
     spent: dict[str, float] = files.read_json(costs) if costs.exists() else {}
     epochs, start = [], time.process_time()
-    for epoch in trajectory.walk(digits, train, kept):
+    for epoch in trajectory.load_or_train(digits, train, kept):
         epochs.append(epoch)
         spent.setdefault(str(epoch.number), round(time.process_time() - start, 1))
         files.write_json(costs, spent)
         start = time.process_time()
-        if trajectory.finished([each.metrics for each in epochs], train):
+        if trajectory.is_finished([each.metrics for each in epochs], train):
             break
     best = epochs[trajectory.best_epoch([each.metrics for each in epochs], train.monitor) - 1]
     test_accuracy, test_loss = tested(model.package(best, train, digits))

@@ -111,7 +111,7 @@ class Train(Section):
 
 
 class Checkpoints(Section):
-    """How much of the walked paths is kept."""
+    """How much of the trained trajectories is kept."""
 
     max_mb: Positive
     max_days: Positive

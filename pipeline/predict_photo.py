@@ -147,7 +147,7 @@ def read_folder(folder: Path, classifier: Classifier) -> Iterator[Card]:
 
 
 def load_labels(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Return the labels by file, names of ``classes``, as a person or a spreadsheet saved them; none without labels.csv.
+    """Return the labels by file, of ``classes``, as a person or a spreadsheet saved them; none without labels.csv.
 
     Separated by comma, semicolon or tab, in UTF-8 or UTF-16. Raises ``UserError`` that names the line that is wrong.
     """

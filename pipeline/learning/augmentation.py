@@ -34,7 +34,7 @@ def augment(images: np.ndarray, labels: np.ndarray, *, seed: int, epoch: int, se
     others = np.setdiff1d(np.arange(len(images)), changed)
     moved = others[choose(rng, len(others), settings.moved)]
     plainly = settings.model_copy(update={"narrow": 0.0, "ripple": 0.0})
-    result[moved] = _in_parts(images[moved], lambda part: bend(part, rng, plainly))
+    result[moved] = _in_parts(images[moved], lambda part: warp(part, rng, plainly))
     return result
 
 
@@ -62,20 +62,24 @@ def _in_parts(images: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) ->
     return result
 
 
-def bend(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
+def warp(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Rotate, shear, scale, narrow, shift and ripple each digit by its own amounts, with linear interpolation.
 
     Coordinates are integers, 2048 a pixel, rounded to the 32 a pixel of OpenCV's fixed-point ``remap``.
     """
     n = len(images)
-    turn = _between(rng, n, settings.rotation)
-    slant = _between(rng, n, settings.shear)
-    wide, high = 1 + _between(rng, n, settings.scale), 1 + _between(rng, n, settings.scale)
-    wide = wide / (1 - _upto(rng, n, settings.narrow))
+    turn = _symmetric(rng, n, settings.rotation)
+    slant = _symmetric(rng, n, settings.shear)
+    wide, high = 1 + _symmetric(rng, n, settings.scale), 1 + _symmetric(rng, n, settings.scale)
+    wide = wide / (1 - _positive(rng, n, settings.narrow))
     steps = 2 * np.arange(SIDE, dtype=np.int32) - (SIDE - 1)  # half pixels from the middle of the field
     across, down = steps[None, None, :], steps[None, :, None]
-    x = _fixed(wide, 1024) * across + _fixed(slant - turn, 1024) * down + _fixed(_between(rng, n, settings.shift), 2048)
-    y = _fixed(turn, 1024) * across + _fixed(high, 1024) * down + _fixed(_between(rng, n, settings.shift), 2048)
+    x = (
+        _fixed(wide, 1024) * across
+        + _fixed(slant - turn, 1024) * down
+        + _fixed(_symmetric(rng, n, settings.shift), 2048)
+    )
+    y = _fixed(turn, 1024) * across + _fixed(high, 1024) * down + _fixed(_symmetric(rng, n, settings.shift), 2048)
     if settings.ripple:
         x += (smooth(rng, n, 9) * np.float32(4096 * settings.ripple)).astype(np.int32)
         y += (smooth(rng, n, 9) * np.float32(4096 * settings.ripple)).astype(np.int32)
@@ -97,7 +101,7 @@ def _sample(images: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def change_stroke(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Mix each digit with itself drawn by a broader or a finer pen."""
-    amount = _between(rng, len(images), settings.stroke)
+    amount = _symmetric(rng, len(images), settings.stroke)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     stacked = _stack(images)
     broad, fine = _unstack(cv2.dilate(stacked, cross)), _unstack(cv2.erode(stacked, cross))
@@ -106,8 +110,8 @@ def change_stroke(images: np.ndarray, rng: np.random.Generator, settings: Augmen
 
 def spread_ink(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Let the pen's pressure vary over each digit, and the paper's grain show through."""
-    pressure = (smooth(rng, len(images), 9) + np.float32(0.5)) * _upto(rng, len(images), settings.uneven)
-    grain = rng.integers(0, 256, images.shape, dtype=np.uint8) * _upto(rng, len(images), settings.grain / 255)
+    pressure = (smooth(rng, len(images), 9) + np.float32(0.5)) * _positive(rng, len(images), settings.uneven)
+    grain = rng.integers(0, 256, images.shape, dtype=np.uint8) * _positive(rng, len(images), settings.grain / 255)
     return clipped(images * ((1 - pressure) * (1 - grain)))
 
 
@@ -115,20 +119,20 @@ def break_strokes(images: np.ndarray, rng: np.random.Generator, settings: Augmen
     """Take a narrow streak of ink out of a share of the digits, as an overwritten or removed line does."""
     result, chosen = images.copy(), choose(rng, len(images), settings.gaps)
     n = len(chosen)
-    streak = _streak(_between(rng, n, 1), _between(rng, n, 1), _between(rng, n, 8), 0.3 + _upto(rng, n, 0.7))
-    result[chosen] = clipped(images[chosen] * (1 - streak * (0.5 + _upto(rng, n, 0.5))))
+    streak = _streak(_symmetric(rng, n, 1), _symmetric(rng, n, 1), _symmetric(rng, n, 8), 0.3 + _positive(rng, n, 0.7))
+    result[chosen] = clipped(images[chosen] * (1 - streak * (0.5 + _positive(rng, n, 0.5))))
     return result
 
 
 def blur(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Mix each digit with a blurred copy, as an unsteady or unfocused camera does."""
     blurred = _unstack(cv2.GaussianBlur(_stack(images), (3, 3), 0))
-    return _mix(images, blurred, _upto(rng, len(images), settings.blur))
+    return _mix(images, blurred, _positive(rng, len(images), settings.blur))
 
 
 def fade(images: np.ndarray, rng: np.random.Generator, settings: Augment) -> np.ndarray:
     """Weaken or saturate each digit's ink: a pencil at one end, an overexposed marker at the other."""
-    amount = _between(rng, len(images), settings.contrast)
+    amount = _symmetric(rng, len(images), settings.contrast)
     return clipped(images * (1 + amount + np.maximum(amount, 0)))
 
 
@@ -136,12 +140,12 @@ def add_lines(images: np.ndarray, rng: np.random.Generator, settings: Augment) -
     """Leave a ruled line or a cell's border, upright or level and mostly near the edge, on a share of the digits."""
     result, chosen = images.copy(), choose(rng, len(images), settings.lines)
     n = len(chosen)
-    along, across = np.ones((n, 1, 1), np.float32), _between(rng, n, 0.08)
+    along, across = np.ones((n, 1, 1), np.float32), _symmetric(rng, n, 0.08)
     upright = rng.random((n, 1, 1)) < 0.5
-    offset = np.sign(_between(rng, n, 1)) * (14 - 14 * _upto(rng, n, 1) ** 2)
-    width, ink = 0.3 + _upto(rng, n, 0.9), 255 * (0.3 + _upto(rng, n, 0.7))
+    offset = np.sign(_symmetric(rng, n, 1)) * (14 - 14 * _positive(rng, n, 1) ** 2)
+    width, ink = 0.3 + _positive(rng, n, 0.9), 255 * (0.3 + _positive(rng, n, 0.7))
     streak = _streak(np.where(upright, along, across), np.where(upright, across, along), offset, width)
-    seen = np.where(upright, np.arange(SIDE)[:, None], np.arange(SIDE)) > _between(rng, n, SIDE)
+    seen = np.where(upright, np.arange(SIDE)[:, None], np.arange(SIDE)) > _symmetric(rng, n, SIDE)
     result[chosen] = np.maximum(images[chosen], clipped(streak * seen * ink))
     return result
 
@@ -158,14 +162,14 @@ def add_neighbours(images: np.ndarray, rng: np.random.Generator, settings: Augme
     return result
 
 
-EFFECTS: tuple[Effect, ...] = (bend, change_stroke, spread_ink, break_strokes, blur, fade, add_lines, add_neighbours)
+EFFECTS: tuple[Effect, ...] = (warp, change_stroke, spread_ink, break_strokes, blur, fade, add_lines, add_neighbours)
 
 
-def _between(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
+def _symmetric(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
     return (rng.random(n, dtype=np.float32) * np.float32(2 * limit) - np.float32(limit))[:, None, None]
 
 
-def _upto(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
+def _positive(rng: np.random.Generator, n: int, limit: float) -> np.ndarray:
     return (rng.random(n, dtype=np.float32) * np.float32(limit))[:, None, None]
 
 

@@ -1,8 +1,9 @@
-"""A path of epochs, resumable with the same bits, and the decision to leave it: a pure function of the history.
+"""A trajectory: the epochs that training parameters determine, resumable with the same bits; and when to stop.
 
-Runs that differ only in patience walk the same path and leave it at different epochs. The path is a generator keyed by
-all that determines it (data, code, parameters without patience, versions, kind of processor), kept epoch by epoch on
-disk, so that a killed run goes on where it was and a run with another patience trains nothing that was trained before.
+Runs that differ only in patience share a trajectory and stop at different epochs of it: stopping is a pure function of
+the history. The trajectory is a generator of epochs, keyed by all that determines it (data, code, parameters without
+patience, versions, kind of processor) and kept epoch by epoch on disk, so that a killed run resumes after its last
+epoch, and a run with another patience trains nothing that was trained before.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ CODE = (
     "network.py",
     "non_digits.py",
     "trajectory.py",
-)  # what a path's bits depend on, besides the packages
-DECISION = {"patience", "monitor"}  # parameters of leaving, not of walking
+)  # what a trajectory's bits depend on, besides the packages
+STOPPING = {"patience", "monitor"}  # parameters that decide when to stop, and nothing else
 Metrics = dict[str, float]
-Heard = Callable[[int], object] | None
+OnSteps = Callable[[int], object] | None
 History = Sequence[Metrics]
 
 
@@ -71,7 +72,7 @@ def load_digits(folder: Path) -> Digits:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a path: its number from 1, its metrics, and all that the next one depends on."""
+    """One epoch of a trajectory: its number from 1, its metrics, and all that the next one depends on."""
 
     number: int
     metrics: Metrics
@@ -100,48 +101,48 @@ class Epoch:
         return cls(about["number"], about["metrics"], state)
 
 
-def learn(digits: Digits, train: Train, after: Epoch | None = None, heard: Heard = None) -> Iterator[Epoch]:
-    """Walk the path from ``after`` (or its start) to ``train.epochs``: pure, from digits and parameters to epochs.
+def train_epochs(digits: Digits, train: Train, after: Epoch | None = None, on_steps: OnSteps = None) -> Iterator[Epoch]:
+    """Train the epochs from ``after`` (or the start) to ``train.epochs``: pure, from digits and parameters to epochs.
 
-    ``heard`` is told of every few steps done.
+    ``on_steps`` is called after every few steps with their number.
     """
     environment.isolate(train.instructions)
     from pipeline.learning.network import Trainer  # which takes seconds: only who trains waits for it
 
-    trainer = Trainer(train, steps(train, len(digits.labels)), len(digits.classes))
+    trainer = Trainer(train, steps_per_epoch(train, len(digits.labels)), len(digits.classes))
     if after:
         trainer.restore(after.state)
     for number in range(after.number + 1 if after else 1, train.epochs + 1):
-        metrics = trainer.train_epoch(*lesson(digits, train, number), number, heard)
+        metrics = trainer.train_epoch(*epoch_data(digits, train, number), number, on_steps)
         metrics |= trainer.evaluate(digits.val_images, digits.val_labels)
         yield Epoch(number, {name: round(value, 6) for name, value in metrics.items()}, trainer.state())
 
 
-def lesson(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def epoch_data(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of one epoch: digits changed as photographs do, and non-digits.
 
     The label of those is the number of classes: the network is to find each class equally unlikely.
     """
     changed = augmentation.augment(digits.images, digits.labels, seed=train.seed, epoch=epoch, settings=train.augment)
-    extra = strangers(train, len(digits.labels))
+    extra = count_non_digits(train, len(digits.labels))
     if not extra:
         return changed, digits.labels
     others = non_digits.draw(extra, seed=train.seed, epoch=epoch, images=digits.images)
     return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, len(digits.classes), np.uint8))
 
 
-def strangers(train: Train, digits: int) -> int:
+def count_non_digits(train: Train, digits: int) -> int:
     """Return how many non-digits an epoch over so many digits holds."""
     return round(train.non_digits * digits)
 
 
-def steps(train: Train, digits: int) -> int:
+def steps_per_epoch(train: Train, digits: int) -> int:
     """Return the number of steps in an epoch over so many digits."""
-    return -(-(digits + strangers(train, digits)) // train.batch_size)
+    return -(-(digits + count_non_digits(train, digits)) // train.batch_size)
 
 
-class Checkpointed:
-    """The epochs of one path that are on disk, one file each, in ``folder``."""
+class CheckpointFolder:
+    """The epochs of one trajectory that are on disk, one file each, in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -157,7 +158,7 @@ class Checkpointed:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, OSError) as error:
-            print(f"{file}: not usable as a checkpoint ({error}); walking that epoch again", file=sys.stderr)
+            print(f"{file}: not usable as a checkpoint ({error}); training that epoch again", file=sys.stderr)
             return None
         return epoch
 
@@ -176,14 +177,14 @@ class Checkpointed:
         return self.folder / f"{number:04d}.epoch"
 
 
-def walk(digits: Digits, train: Train, kept: Checkpointed, heard: Heard = None) -> Iterator[Epoch]:
-    """Yield the path's epochs, from disk where they are there, learnt and kept where they are not.
+def load_or_train(digits: Digits, train: Train, kept: CheckpointFolder, on_steps: OnSteps = None) -> Iterator[Epoch]:
+    """Yield the trajectory's epochs: loaded from disk where they are there, trained and kept where they are not.
 
-    Processes that walk one path together share the work: whoever holds the lock learns the next epoch, the others wait
-    for it and read it.
+    Processes that train one trajectory together share the work: who holds the lock trains the next epoch, the others
+    wait for it and read it.
     """
     kept.folder.mkdir(parents=True, exist_ok=True)
-    learning: Iterator[Epoch] | None = None
+    training: Iterator[Epoch] | None = None
     last: Epoch | None = None
     for number in range(1, train.epochs + 1):
         epoch = kept.read(number)
@@ -191,18 +192,18 @@ def walk(digits: Digits, train: Train, kept: Checkpointed, heard: Heard = None) 
             with kept.lock:
                 epoch = kept.read(number)
                 if epoch is None:
-                    learning = learning or learn(digits, train, last, heard)
-                    epoch = next(learning)
+                    training = training or train_epochs(digits, train, last, on_steps)
+                    epoch = next(training)
                     kept.write(epoch)
                 else:
-                    learning = None
+                    training = None
         else:
-            learning = None
+            training = None
         yield epoch
         last = epoch
 
 
-def improved(history: History, monitor: str) -> list[int]:
+def improvements(history: History, monitor: str) -> list[int]:
     """Return the numbers of the epochs, from 1, that were better than all before them."""
     sign = -1 if monitor.endswith("loss") else 1
     scores = [sign * metrics[monitor] for metrics in history]
@@ -211,12 +212,12 @@ def improved(history: History, monitor: str) -> list[int]:
 
 def best_epoch(history: History, monitor: str) -> int:
     """Return the number of the best epoch: the first, where several are equal; raise ``UserError`` where none is."""
-    if numbers := improved(history, monitor):
+    if numbers := improvements(history, monitor):
         return numbers[-1]
     raise UserError(f"{monitor} was not a number in any of {len(history)} epochs; lower train.learning_rate")
 
 
-def finished(history: History, train: Train) -> bool:
+def is_finished(history: History, train: Train) -> bool:
     """Tell whether a run with these parameters ends here: at its last epoch, or ``patience`` epochs after the best."""
     if len(history) >= train.epochs:
         return True
@@ -235,13 +236,13 @@ def summary(history: History, train: Train) -> dict[str, int | float | bool]:
     }
 
 
-def path_key(train: Train, data_sha256: str) -> str:
-    """Return the name of the path: a digest of all that its bits depend on."""
-    walking = train.model_dump(exclude=DECISION | ({"epochs"} if train.schedule == "constant" else set()))
+def trajectory_key(train: Train, data_sha256: str) -> str:
+    """Return the name of the trajectory: a digest of all that its bits depend on."""
+    training = train.model_dump(exclude=STOPPING | ({"epochs"} if train.schedule == "constant" else set()))
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]
-    return files.digest(walking, data_sha256, code, packages, machine)[:16]
+    return files.digest(training, data_sha256, code, packages, machine)[:16]
 
 
 def processor() -> list[str]:
@@ -253,18 +254,18 @@ def processor() -> list[str]:
     return [platform.machine(), *(unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags)]
 
 
-def checkpoints_of(train: Train, data_sha256: str, limits: Checkpoints) -> Checkpointed:
-    """Return the place of the path in the main workspace, after old paths made room."""
+def open_checkpoints(train: Train, data_sha256: str, limits: Checkpoints) -> CheckpointFolder:
+    """Return the trajectory's checkpoints in the main workspace, after old trajectories made room."""
     root = files.workspace() / ".checkpoints"
-    folder = root / path_key(train, data_sha256)
+    folder = root / trajectory_key(train, data_sha256)
     folder.mkdir(parents=True, exist_ok=True)
     folder.touch()
     prune(root, limits, keep=folder)
-    return Checkpointed(folder)
+    return CheckpointFolder(folder)
 
 
 def prune(root: Path, limits: Checkpoints, keep: Path) -> None:
-    """Remove the paths used longest ago until the rest is within the limits; never ``keep``, nor one being walked."""
+    """Remove the trajectories used longest ago until the rest is within limits; never ``keep``, nor one in training."""
     used = sorted((folder for folder in root.iterdir() if folder.is_dir()), key=lambda each: -each.stat().st_mtime)
     total = 0
     for folder in used:

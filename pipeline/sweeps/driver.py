@@ -18,7 +18,7 @@ from pipeline import console, files
 from pipeline.config import Params
 from pipeline.console import Stopped
 from pipeline.learning import model, trajectory
-from pipeline.learning.trajectory import Checkpointed, Epoch, Metrics
+from pipeline.learning.trajectory import CheckpointFolder, Epoch, Metrics
 from pipeline.provenance import Origin
 from pipeline.store import Store
 from pipeline.sweeps.cluster import Cluster, FailedError, LostError
@@ -141,7 +141,7 @@ class Driver:
             trajectory.prune(task.folder.parent, self.recorder.params.checkpoints, keep=task.folder)
         file = task.folder / OTHER_KEYS
         keys = [task.folder.name, *(file.read_text().split() if file.exists() else [])]
-        return {key: Checkpointed(task.folder.with_name(key)).read_all()[: task.epochs] for key in keys}
+        return {key: CheckpointFolder(task.folder.with_name(key)).read_all()[: task.epochs] for key in keys}
 
     def _receive(self, stream: Any) -> None:
         task = self.running[stream]
@@ -168,7 +168,7 @@ class Driver:
                 task.models[number] = content
             case bytes():
                 epoch = Epoch.from_bytes(message)
-                Checkpointed(task.folder.with_name(task.key)).write(epoch)
+                CheckpointFolder(task.folder.with_name(task.key)).write(epoch)
                 task.lost_workers = 0
                 self._log_epoch(task, epoch)
                 self._estimate(task)
@@ -219,7 +219,7 @@ class Driver:
                 continue
             if epoch.number > task.logged:
                 task.runs[trial.number].log_epoch(epoch.number, epoch.metrics)
-            if trajectory.finished(task.history, trial.train):
+            if trajectory.is_finished(task.history, trial.train):
                 task.histories[trial.number] = list(task.history)
         self.bar.update(max(epoch.number - task.logged, 0))
         task.logged = max(epoch.number, task.logged)

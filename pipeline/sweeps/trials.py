@@ -89,7 +89,7 @@ def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
     """Return the trials by the key of the trajectory that they share, the slowest trajectories first."""
     grouped: dict[str, list[Trial]] = {}
     for trial in trials:
-        grouped.setdefault(trajectory.path_key(trial.train, data_sha256), []).append(trial)
+        grouped.setdefault(trajectory.trajectory_key(trial.train, data_sha256), []).append(trial)
     return dict(sorted(grouped.items(), key=lambda item: item[1][0].train.batch_size))
 
 
@@ -120,7 +120,7 @@ def train_trials(
     digits: Digits,
     trials: Sequence[Trial],
     checkpoints: Mapping[str, Sequence[bytes]],
-    learn: Learn = trajectory.learn,
+    learn: Learn = trajectory.train_epochs,
     package: Package = model.package,
 ) -> Iterator[Message]:
     """Train a trajectory until its last trial stops: yield every new epoch, and the model of each trial's best one.
@@ -128,7 +128,7 @@ def train_trials(
     ``checkpoints`` holds epochs that were trained before, by trajectory key; only the worker's own are resumed.
     """
     train = longest_training(trials)
-    key = trajectory.path_key(train, digits.sha256)
+    key = trajectory.trajectory_key(train, digits.sha256)
     yield Started(key, socket.gethostname(), " ".join(trajectory.processor()))
     epochs = [Epoch.from_bytes(content) for content in checkpoints.get(key, ())]
     old, waiting, packaged = len(epochs), list(trials), set[int]()
@@ -137,7 +137,7 @@ def train_trials(
             epochs.append(epoch)
             yield epoch.to_bytes()
         history = [each.metrics for each in epochs[:number]]
-        stopping = [trial for trial in waiting if trajectory.finished(history, trial.train)]
+        stopping = [trial for trial in waiting if trajectory.is_finished(history, trial.train)]
         waiting = [trial for trial in waiting if trial not in stopping]
         for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in stopping} - packaged):
             packaged.add(best)

@@ -18,7 +18,7 @@ rng = np.random.default_rng(7)
 images, labels = rng.integers(0, 256, (128, 28, 28), np.uint8), (np.arange(128) % 10).astype(np.uint8)
 train = config.load().train.model_copy(update={"epochs": 1, "batch_size": 64})
 digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
-(epoch,) = trajectory.learn(digits, train)
+(epoch,) = trajectory.train_epochs(digits, train)
 print(model.sha256(model.package(epoch, train, digits)))
 """
 VARIABLES = {  # most of the first seven change the digest, or end in a traceback, where they reach TensorFlow or Keras

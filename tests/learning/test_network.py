@@ -166,7 +166,7 @@ train = config.load().train.model_copy(update=changes | {"average": 0.99, "learn
 unchanged = train.augment.model_copy(update={"share": 0.0, "moved": 0.0})
 train = train.model_copy(update={"network": "article", "augment": unchanged, "seed": 1})
 digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
-(epoch,) = trajectory.learn(digits, train)
+(epoch,) = trajectory.train_epochs(digits, train)
 print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()[:16])
 """
 

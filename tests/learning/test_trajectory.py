@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from pipeline import config, preprocess
 from pipeline.learning import trajectory
-from pipeline.learning.trajectory import Checkpointed, Digits, Epoch
+from pipeline.learning.trajectory import CheckpointFolder, Digits, Epoch
 
 LOSSES = [0.9, 0.5, 0.6, 0.4, 0.45, 0.41, 0.4, 0.39]
 
@@ -64,13 +64,15 @@ def test_a_run_ends_patience_epochs_after_its_best(train: config.Train) -> None:
     ends = {}
     for patience in (1, 2, 3, 5):
         patient = train.model_copy(update={"patience": patience, "epochs": 100})
-        ends[patience] = next(n for n in range(1, 99) if trajectory.finished(history((LOSSES + [1] * 99)[:n]), patient))
+        ends[patience] = next(
+            n for n in range(1, 99) if trajectory.is_finished(history((LOSSES + [1] * 99)[:n]), patient)
+        )
     assert ends == {1: 3, 2: 6, 3: 7, 5: 13}
 
 
 def test_a_run_ends_at_its_last_epoch(train: config.Train) -> None:
     falling = history([0.9, 0.8, 0.7, 0.6])
-    assert [trajectory.finished(falling[:n], train) for n in range(5)] == [False, False, False, False, True]
+    assert [trajectory.is_finished(falling[:n], train) for n in range(5)] == [False, False, False, False, True]
 
 
 def test_of_equal_epochs_the_first_is_the_best() -> None:
@@ -90,34 +92,36 @@ def test_the_summary_is_that_of_the_best_epoch(train: config.Train) -> None:
 
 def test_patience_and_what_is_monitored_do_not_change_the_path(train: config.Train) -> None:
     other = train.model_copy(update={"patience": 9, "monitor": "val_accuracy"})
-    assert trajectory.path_key(train, "data") == trajectory.path_key(other, "data")
+    assert trajectory.trajectory_key(train, "data") == trajectory.trajectory_key(other, "data")
 
 
 def test_more_epochs_are_the_same_path_only_at_a_constant_rate(train: config.Train) -> None:
     for schedule, same in (("constant", True), ("cosine", False)):
         short = train.model_copy(update={"schedule": schedule})
         long = short.model_copy(update={"epochs": 9})
-        assert (trajectory.path_key(short, "data") == trajectory.path_key(long, "data")) is same
+        assert (trajectory.trajectory_key(short, "data") == trajectory.trajectory_key(long, "data")) is same
 
 
 @pytest.mark.parametrize(
     "change", [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"threads": 2}, {"average": 0.0}]
 )
 def test_everything_else_makes_another_path(train: config.Train, change: dict[str, object]) -> None:
-    assert trajectory.path_key(train, "data") != trajectory.path_key(train.model_copy(update=change), "data")
-    assert trajectory.path_key(train, "data") != trajectory.path_key(train, "other data")
+    assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(
+        train.model_copy(update=change), "data"
+    )
+    assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(train, "other data")
 
 
 def test_a_path_that_was_walked_is_not_learnt_again(train: config.Train, tmp_path: Path) -> None:
-    kept = Checkpointed(tmp_path)
+    kept = CheckpointFolder(tmp_path)
     for number in range(1, 5):
         kept.write(epoch(number))
     nothing = Digits(*[np.empty(0, np.uint8)] * 4, sha256="")  # learning from this would fail
-    assert [each.number for each in trajectory.walk(nothing, train, kept)] == [1, 2, 3, 4]
+    assert [each.number for each in trajectory.load_or_train(nothing, train, kept)] == [1, 2, 3, 4]
 
 
 def test_a_truncated_checkpoint_is_ignored_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = Checkpointed(tmp_path)
+    kept = CheckpointFolder(tmp_path)
     kept.write(epoch(1))
     kept.write(epoch(2))
     file = tmp_path / "0002.epoch"
@@ -128,7 +132,7 @@ def test_a_truncated_checkpoint_is_ignored_with_a_word(tmp_path: Path, capsys: p
 
 def test_another_epoch_under_this_number_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "0001.epoch").write_bytes(epoch(2).to_bytes())
-    assert Checkpointed(tmp_path).read(1) is None
+    assert CheckpointFolder(tmp_path).read(1) is None
     assert "holds epoch 2" in capsys.readouterr().err
 
 
@@ -163,22 +167,22 @@ def test_a_path_being_walked_is_never_pruned(tmp_path: Path) -> None:
 
 
 def test_an_epoch_shows_every_digit_and_the_non_digits(train: config.Train, digits: Digits) -> None:
-    images, labels = trajectory.lesson(digits, train.model_copy(update={"non_digits": 0.1}), epoch=1)
+    images, labels = trajectory.epoch_data(digits, train.model_copy(update={"non_digits": 0.1}), epoch=1)
     assert images.shape == (704, 28, 28)
     np.testing.assert_array_equal(labels[:640], digits.labels)
     assert (labels[640:] == 10).all()
 
 
 def test_lessons_differ_by_epoch_and_repeat_by_seed(train: config.Train, digits: Digits) -> None:
-    first, again, second = (trajectory.lesson(digits, train, epoch=number)[0] for number in (1, 1, 2))
+    first, again, second = (trajectory.epoch_data(digits, train, epoch=number)[0] for number in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != second).any()
 
 
 @pytest.mark.slow
 def test_a_resumed_path_ends_with_the_bits_of_an_unbroken_one(train: config.Train, digits: Digits) -> None:
-    unbroken = list(trajectory.learn(digits, train))
-    resumed = list(trajectory.learn(digits, train, after=Epoch.from_bytes(unbroken[1].to_bytes())))
+    unbroken = list(trajectory.train_epochs(digits, train))
+    resumed = list(trajectory.train_epochs(digits, train, after=Epoch.from_bytes(unbroken[1].to_bytes())))
     assert [bits(each) for each in resumed] == [bits(each) for each in unbroken[2:]]
     assert [each.metrics for each in resumed] == [each.metrics for each in unbroken[2:]]
 
@@ -186,8 +190,8 @@ def test_a_resumed_path_ends_with_the_bits_of_an_unbroken_one(train: config.Trai
 @pytest.mark.slow
 def test_a_cosine_path_resumes_at_the_rate_it_had(train: config.Train, digits: Digits) -> None:
     cosine = train.model_copy(update={"schedule": "cosine", "average": 0.0})
-    unbroken = list(trajectory.learn(digits, cosine))
-    resumed = list(trajectory.learn(digits, cosine, after=unbroken[2]))
+    unbroken = list(trajectory.train_epochs(digits, cosine))
+    resumed = list(trajectory.train_epochs(digits, cosine, after=unbroken[2]))
     assert bits(resumed[-1]) == bits(unbroken[-1])
 
 
@@ -199,7 +203,8 @@ from pipeline import config
 from pipeline.learning import trajectory
 arrays = [np.load(Path(sys.argv[1], f"{n}.npy")) for n in range(4)]
 train = config.Train.model_validate_json(sys.argv[3])
-for epoch in trajectory.walk(trajectory.Digits(*arrays, sha256=""), train, trajectory.Checkpointed(Path(sys.argv[2]))):
+digits, kept = trajectory.Digits(*arrays, sha256=""), trajectory.CheckpointFolder(Path(sys.argv[2]))
+for epoch in trajectory.load_or_train(digits, train, kept):
     print(epoch.metrics)
 """
 
@@ -213,8 +218,8 @@ def test_two_processes_on_one_path_walk_it_once(train: config.Train, digits: Dig
     said = [walker.communicate()[0] for walker in walkers]
     assert said[0] == said[1]
     assert said[0].count("val_loss") == 4
-    alone = list(trajectory.learn(digits, train))
-    assert [bits(each) for each in Checkpointed(tmp_path / "path").read_all()] == [bits(each) for each in alone]
+    alone = list(trajectory.train_epochs(digits, train))
+    assert [bits(each) for each in CheckpointFolder(tmp_path / "path").read_all()] == [bits(each) for each in alone]
 
 
 @pytest.mark.slow
@@ -233,6 +238,6 @@ def test_the_decision_is_that_of_keras_early_stopping(train: config.Train) -> No
             if theirs.model.stop_training:
                 break
         patient = train.model_copy(update={"patience": patience, "epochs": 100})
-        ours = next(n for n in range(1, 61) if trajectory.finished(history(losses[:n]), patient))
+        ours = next(n for n in range(1, 61) if trajectory.is_finished(history(losses[:n]), patient))
         assert ours == theirs.stopped_epoch + 1
         assert trajectory.best_epoch(history(losses[:ours]), "val_loss") == theirs.best_epoch + 1
