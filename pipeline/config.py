@@ -208,11 +208,11 @@ def _explain(error: ValidationError, kind: type[Section], prefix: str) -> str:
     """Return the first problem in words: unknown keys before missing ones, which often are the same key misspelt."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first, others = problems[0], len(problems) - 1
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     *above, last = first["loc"]
     fields = _fields(kind, above)
     match first["type"]:
-        case "value_error":
-            return str(first["ctx"]["error"])
         case "extra_forbidden":
             near = difflib.get_close_matches(str(last), fields, 1)
             known = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(fields))}"

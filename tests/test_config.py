@@ -133,3 +133,7 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path, content, expected)
 def test_a_missing_file_says_where_to_run(tmp_path):
     with pytest.raises(UserError, match="run from the project's folder"):
         config.load(tmp_path / "params.yaml")
+
+
+def test_bfloat16_is_refused_where_avx2_is_asked_for():
+    assert "train.precision: bfloat16 needs train.instructions: native" in refusal(**{"train.precision": "bfloat16"})
