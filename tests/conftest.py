@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,31 @@ from pipeline import config, fetch, files
 settings.register_profile("repeatable", derandomize=True)  # the same examples at every run, as everything here
 settings.load_profile("repeatable")
 SMALL = {"preprocess.train": 1000, "preprocess.validation": 300, "preprocess.test": 500, "train.epochs": 3}
+
+
+DURATION = "digits/minutes"  # of the last whole run of the suite, in pytest's cache
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say how long the suite takes here."""
+    minutes = config.cache.get(DURATION, None) if config.cache else None
+    known = f"{minutes} minutes, as the last time" if minutes else "about a quarter of an hour on two cores"
+    return f"the whole suite takes {known}; `make test-fast` about a minute"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start the clock."""
+    session.config.stash[STARTED] = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep how long a whole run took."""
+    whole = not session.config.option.markexpr and not session.config.option.keyword and session.testscollected > 900
+    if whole and session.config.cache and not hasattr(session.config, "workerinput"):
+        session.config.cache.set(DURATION, round((time.monotonic() - session.config.stash[STARTED]) / 60))
+
+
+STARTED: pytest.StashKey[float] = pytest.StashKey()
 
 
 def inherited() -> list[str]:

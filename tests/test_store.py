@@ -345,7 +345,7 @@ def test_a_database_that_does_not_answer_is_given_up_in_seconds(monkeypatch: pyt
         ("postgresql://ann:se/cr@et@db/mlflow", "postgresql://***@db/mlflow"),
         ("https://secret@host", "https://***@host"),
         ("mysql://db/x?password=secret&ssl=1", "mysql://db/x?password=***&ssl=1"),
-        ("sqlite:////home/ann/mlflow.db", "sqlite:////home/ann/mlflow.db"),
+        ("sqlite:////srv/ann/mlflow.db", "sqlite:////srv/ann/mlflow.db"),
         ("at http://ann:secret@host, and more", "at http://***@host, and more"),
     ],
 )

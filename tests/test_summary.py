@@ -1,5 +1,7 @@
 """The summary says what there is, and nothing of what there is not."""
 
+import subprocess
+
 import pytest
 
 from pipeline import files, summary
@@ -31,3 +33,41 @@ def test_a_figure_that_a_report_lacks_is_not_said(tmp_path, report):
 def test_photographs_without_labels_are_counted(tmp_path):
     files.write_json(tmp_path / "photos.json", {"photos_read": 3, "photos_scored": 0, "photos_unsure": 1})
     assert "3 pictures read, none with a label in labels.csv" in summary.summarize(tmp_path)
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """Return a folder with git whose commit holds parameters and metrics."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("train: {}\n")
+    metrics = {"test_accuracy": 0.99, "test_accuracy_low": 0.98, "test_accuracy_high": 0.995}
+    files.write_json(tmp_path / "reports" / "metrics.json", metrics)
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Make"]):
+        subprocess.run(["git", "-c", "user.name=T", "-c", "user.email=t@example.org", *words], check=True)
+    return metrics
+
+
+@pytest.mark.parametrize(("accuracy", "words"), [(0.991, "within"), (0.97, "outside")])
+def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, accuracy, words):
+    files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": accuracy})
+    note = summary.explain_difference()
+    assert f"test accuracy {accuracy:.4f}, {words} the committed interval (0.9800 to 0.9950)" in note
+    assert "git checkout dvc.lock reports" in note
+    assert "\n" not in note
+
+
+def test_what_edited_parameters_changed_needs_no_explanation(committed, tmp_path):
+    files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": 0.97})
+    (tmp_path / "params.yaml").write_text("train: {epochs: 1}\n")
+    assert summary.explain_difference() == ""
+
+
+@pytest.mark.usefixtures("committed")
+def test_the_committed_bits_need_no_explanation():
+    assert summary.explain_difference() == ""
+
+
+def test_without_git_nothing_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert summary.explain_difference() == ""
