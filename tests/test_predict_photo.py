@@ -209,7 +209,7 @@ TABLE = 'file,label,kind\r\n"a.jpg",6,single\r\nb.jpg,,none\r\n'
 )
 def test_labels_are_read_as_spreadsheets_save_them(tmp_path, content):
     (tmp_path / "labels.csv").write_bytes(content)
-    assert predict_photo.load_labels(tmp_path / "labels.csv") == {"a.jpg": "6", "b.jpg": ""}
+    assert predict_photo.load_labels(tmp_path / "labels.csv", DIGITS) == {"a.jpg": "6", "b.jpg": ""}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_labels_are_read_as_spreadsheets_save_them(tmp_path, content):
         (b"file,label\na.jpg,6\na.jpg,7", "row 3: a.jpg is labelled '6' above, and '7' here"),
         (b"file,label\na.jpg", "row 2: expected 2 cells, found 1"),
         (b"file,label\na,b.jpg,6", "row 2: expected 2 cells, found 3"),
-        (b"file,label\na.jpg,1.2E+11", "row 2: a.jpg: expected digits"),
+        (b"file,label\na.jpg,1.2E+11", "row 2: a.jpg: expected names of data.classes"),
         ("file,label\nä.jpg,6".encode("latin-1"), "expected text in UTF-8 or UTF-16"),
         (b"\xff\xfef", "expected text in UTF-8 or UTF-16"),
     ],
@@ -228,7 +228,7 @@ def test_labels_are_read_as_spreadsheets_save_them(tmp_path, content):
 def test_what_is_wrong_with_labels_is_said_in_a_line(tmp_path, content, words):
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(words)):
-        predict_photo.load_labels(tmp_path / "labels.csv")
+        predict_photo.load_labels(tmp_path / "labels.csv", DIGITS)
 
 
 @pytest.mark.parametrize(("stored", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])

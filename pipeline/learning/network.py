@@ -31,12 +31,11 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of ``side`` x ``side``, 2 x 2 pooling where ``pooled``, ReLU, and dropout where ``pooled``."""
+    """A convolution of 3 x 3, then 2 x 2 pooling where ``pooled``, then ReLU, then dropout where ``pooled``."""
 
     filters: int
     padding: Literal["valid", "same"] = "valid"
     pooled: bool = False
-    side: int = 3
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ NETWORKS = {
     "article": Network((Convolution(64, pooled=True), Convolution(64, pooled=True)), seen=26),
     "deep": Network(
         (
-            Convolution(20, side=5, pooled=True),
-            Convolution(37, "same", pooled=True),
-            Convolution(44, "same"),
-            Convolution(65, "same", pooled=True),
+            Convolution(19, pooled=True),
+            Convolution(32, "same"),
+            Convolution(46, "same"),
+            Convolution(52, pooled=True),
         )
     ),
 }

@@ -352,6 +352,8 @@ def _mass_of_ink(off: np.ndarray, grain: int) -> int:
     """
     side = min(off.shape)
     ink = np.maximum(off - grain, 0)
+    if side < 2:  # a row of pixels has no slope
+        return int(ink.sum())
     gap, stroke = (np.ones((max(3, round(width * side) | 1),) * 2, np.uint8) for width in STROKE)
     wide = cv2.morphologyEx(np.maximum(off, 0).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     wide = cv2.morphologyEx(wide, cv2.MORPH_OPEN, stroke)

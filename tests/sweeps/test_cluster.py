@@ -132,7 +132,19 @@ def server() -> Iterator[str]:
         until(answers(database), 120)
         store = f"postgresql+psycopg2://mlflow@127.0.0.1:{database}/postgres"
         words = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
-        start(sys.executable, "-m", "mlflow", "server", *words, "--host", "127.0.0.1", "--port", str(port))
+        start(
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *words,
+            "--host",
+            "127.0.0.1",
+            "--allowed-hosts",
+            f"127.0.0.1:{port}",
+            "--port",
+            str(port),
+        )
         until(answers(port), 300)
         assert listening(port), (folder / "said").read_text()
         yield f"http://127.0.0.1:{port}"
