@@ -105,7 +105,7 @@ def build(
         layers.append(
             keras.layers.Conv2D(
                 each.filters,
-                each.side,
+                3,
                 padding=each.padding,
                 kernel_initializer=start[number],
                 **about("conv2d", number),
