@@ -32,7 +32,8 @@ DURATION = "digits/minutes"  # of the last whole run of the suite, in pytest's c
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say how long the suite takes here."""
-    minutes = config.cache.get(DURATION, None) if config.cache else None
+    cache = getattr(config, "cache", None)  # `-p no:cacheprovider` has none
+    minutes = cache.get(DURATION, None) if cache else None
     known = f"{minutes} minutes, as the last time" if minutes else "about a quarter of an hour on two cores"
     return f"the whole suite takes {known}; `make test-fast` about a minute"
 
@@ -45,8 +46,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Keep how long a whole run took."""
     whole = not session.config.option.markexpr and not session.config.option.keyword and session.testscollected > 900
-    if whole and session.config.cache and not hasattr(session.config, "workerinput"):
-        session.config.cache.set(DURATION, round((time.monotonic() - session.config.stash[STARTED]) / 60))
+    cache = getattr(session.config, "cache", None)
+    if whole and cache and not hasattr(session.config, "workerinput"):
+        cache.set(DURATION, round((time.monotonic() - session.config.stash[STARTED]) / 60))
 
 
 STARTED: pytest.StashKey[float] = pytest.StashKey()
