@@ -134,6 +134,14 @@ LOG_SECONDS = 60  # between two lines of progress in a log
 class _LogBar(tqdm):
     """Progress for a log: a whole line each time, where a terminal's bar is drawn over itself."""
 
+    def clear(self, nolock: bool = False) -> None:
+        """Leave the lines of a log as they are."""
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        """Write a line, but not again after every line of others, for which tqdm asks with ``nolock``."""
+        if not nolock:
+            super().refresh(nolock, lock_args)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         """Write the bar's state as a line; an empty ``msg``, which clears a bar, clears nothing here."""
         if msg != "":
