@@ -164,10 +164,10 @@ def log(message: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, as precise as an estimate is."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} seconds"
-    return f"{round(seconds / 60)} minutes"
+    """Return a duration in the largest unit that it fills twice."""
+    unit, size = next((each for each in (("hour", 3600), ("minute", 60)) if seconds >= 2 * each[1]), ("second", 1))
+    number = max(round(seconds / size), 1)
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:

@@ -167,7 +167,9 @@ def test_a_log_gets_whole_lines_of_progress():
     assert "\r" not in done.stderr
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 seconds"), (89, "89 seconds"), (100, "2 minutes")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 second"), (89, "89 seconds"), (130, "2 minutes"), (7300, "2 hours")]
+)
 def test_an_estimate_is_said_as_precisely_as_it_is_known(seconds, words):
     assert console.duration(seconds) == words
 

@@ -26,7 +26,7 @@ from PIL import Image
 from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import charts, cluster, driver, leaderboard, trials
+from pipeline.sweeps import charts, cluster, leaderboard, trials
 from pipeline.sweeps.leaderboard import Result
 from pipeline.sweeps.trials import Trial
 
@@ -520,11 +520,3 @@ def test_rays_folder_is_short_and_gone_afterwards(tmp_path: Path, monkeypatch: p
             assert Path(folder).is_dir()
             assert len(folder) <= cluster.SHORT + len("/ray_12345678")
         assert not Path(folder).exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 second"), (119, "119 seconds"), (120, "2 minutes"), (7199, "120 minutes"), (9000, "2 hours")],
-)
-def test_a_duration_is_said_in_the_largest_unit_that_it_fills_twice(seconds: float, words: str) -> None:
-    assert driver.duration(seconds) == words

@@ -199,6 +199,7 @@ def test_a_run_that_cannot_be_restored_is_not_begun(store: Store, reports: Path,
 
 OPENER = """
 from pipeline import config, tracking
+from pipeline.store import open_store
 store = open_store()
 with tracking.training(store, config.load(), "d") as run:
     run.log_epoch(1, {"loss": 0.5})

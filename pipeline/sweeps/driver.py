@@ -184,7 +184,7 @@ class Driver:
         left = [each.epochs - each.logged for each in [*self.running.values(), *self.waiting]]
         at_once = min(self.workers.capacity(longest_training(task.trials).threads), len(left))
         total = seconds * max(sum(left) / max(at_once, 1), *left)
-        self.bar.write(f"sweep: an epoch takes {seconds:.1f} s: at most about {duration(total)} more")
+        self.bar.write(f"sweep: an epoch takes {seconds:.1f} s: at most about {console.duration(total)} more")
 
     def _start_runs(self, task: Task, worker: Started) -> None:
         """Start the runs of a task's trials, or keep those that a lost worker's have; log the epochs kept before."""
@@ -263,13 +263,6 @@ class Driver:
         scores = [result.summary[monitor] for result in self.results if not result.error]
         best = (max if monitor.endswith("accuracy") else min)(scores) if scores else "-"
         self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, {label(monitor)} {best}", refresh=False)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the largest unit that it fills twice."""
-    unit, size = next((each for each in (("hour", 3600), ("minute", 60)) if seconds >= 2 * each[1]), ("second", 1))
-    number = max(round(seconds / size), 1)
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def finish(run: Run, trial: Trial, history: Sequence[Metrics], content: Mapping[str, bytes], parameters: int) -> Result:
