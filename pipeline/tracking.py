@@ -314,7 +314,9 @@ def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: p
     run = find_sweep(store, digests["sweep_id"])
     if run:
         store.client.update_run(run.run_id, status="RUNNING")
-        run.tag({**_tags(origin), "error": ""})
+        run.tag(_tags(origin))
+        if "error" in store.client.get_run(run.run_id).data.tags:  # of the attempt before
+            store.client.delete_tag(run.run_id, "error")
     else:
         name = f"sweep of {', '.join(params.sweep.parameters)}"
         created = store.client.create_run(store.experiment_id, tags=_dotted(digests) | _tags(origin), run_name=name)

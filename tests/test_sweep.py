@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from conftest import Project, environment
+from conftest import Project, environment, without_progress
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -310,7 +310,7 @@ class Running:
     def end(self, status: int) -> tuple[str, str]:
         said = self.process.communicate(timeout=600)
         assert self.process.returncode == status, said
-        return said
+        return said[0], without_progress(said[1])
 
     def nothing_left(self) -> None:
         """Wait until Ray's processes are gone."""

@@ -164,7 +164,7 @@ images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 
 changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
 train = config.load().train.model_copy(update=changes | {"average": 0.99, "learning_rate": 1e-3, "non_digits": 0.0})
 unchanged = train.augment.model_copy(update={"share": 0.0, "moved": 0.0})
-train = train.model_copy(update={"network": "article", "augment": unchanged, "seed": 1})
+train = train.model_copy(update={"network": "article", "augment": unchanged, "seed": 1, "schedule": "constant"})
 digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
 (epoch,) = trajectory.train_epochs(digits, train)
 print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()[:16])
