@@ -193,7 +193,7 @@ def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(project: Proj
     )
     kept = Path(client.download_artifacts(trials[0].info.run_id, "params.yaml", str(project.root)))
     assert kept.stat().st_size > 0
-    assert not (project.root / "mlruns").exists()
+    assert not (project.root / "mlruns" / "mlflow.db").exists()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
