@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -10,11 +11,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
+
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -58,8 +62,33 @@ def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoRet
             raise
         remedy = _DISK.get(error.errno or 0, "expected a file or folder that the system lets this command use")
         status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {remedy}", 2)
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """End as ``sys.exit`` does, but without waiting for threads of ``in_background``, or tearing them.
+
+    Python up to 3.13 ends a thread that asks for the interpreter by unwinding its stack: inside C++, as OpenCV and
+    TensorFlow are, that aborts the process.
+    """
+    atexit._run_exitfuncs()  # what else `sys.exit` does
     sys.stdout.flush()
-    sys.exit(status)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def in_background(function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Call a function in a thread that does not keep the process from ending, as one of an executor would."""
+    future: Future[Result] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 _FULL = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run it again, nothing is half-written")

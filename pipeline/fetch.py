@@ -16,12 +16,10 @@ import gzip
 import hashlib
 import io
 import pickle
-import queue
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -127,22 +125,11 @@ def _answer(url: str) -> requests.Response:
 
     A thread waits for it, since a time-out counts for each address of a name, and does not count for finding them.
     """
-    answers: queue.Queue[requests.Response | requests.RequestException] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            answers.put(requests.get(url, stream=True, timeout=(ANSWER, SILENCE)))
-        except requests.RequestException as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
+    answer = console.in_background(partial(requests.get, url, stream=True, timeout=(ANSWER, SILENCE)))
     try:
-        answer = answers.get(timeout=ANSWER)
-    except queue.Empty:
+        return answer.result(timeout=ANSWER)
+    except TimeoutError:
         raise SourceError(f"no answer within {ANSWER} s") from None
-    if isinstance(answer, requests.RequestException):
-        raise answer
-    return answer
 
 
 def _reason(error: requests.RequestException) -> str:

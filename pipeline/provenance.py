@@ -8,7 +8,6 @@ import getpass
 import os
 import platform
 import re
-import socket
 import stat
 import sys
 import tempfile
@@ -46,7 +45,7 @@ def find_origin() -> Origin:
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
         **_dvc_tags(),
-        **_process_tags(),
+        **_machine_tags(),
     }
     try:
         commit = git.last_commit()
@@ -94,12 +93,8 @@ def code_sha256(stage: str) -> str:
     return files.digest_files(paths)
 
 
-def _process_tags() -> dict[str, str]:
-    process = psutil.Process()
+def _machine_tags() -> dict[str, str]:
     return {
-        "process.host": socket.gethostname(),
-        "process.pid": str(process.pid),
-        "process.started": f"{process.create_time():.0f}",
         "system.platform": platform.platform(),
         "system.cores": str(os.cpu_count()),
         "system.memory_gb": f"{psutil.virtual_memory().total / 1e9:.0f}",

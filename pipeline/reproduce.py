@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     run = find(store, wanted.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         project = check_out(Run(store, run.info.run_id), Path(folder, "clone"))
-        repeat(project)
+        _repeat(project, run.data.tags.get(provenance.LEFT_OUT))
         outcome = compare(run, newest(project), parameters(store, run))
     print(describe(run, outcome))
     return outcome.status
@@ -181,6 +181,15 @@ def repeat(clone: Path) -> None:
         _call(clone, sys.executable, "-m", "pipeline.fetch", "--from", str(files.ROOT / files.RAW))
         _call(clone, sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "fetch")
     _call(clone, sys.executable, "-m", "dvc", "repro")
+
+
+def _repeat(project: Path, left_out: str | None) -> None:
+    try:
+        repeat(project)
+    except UserError as error:
+        if not left_out:
+            raise
+        raise UserError(f"{error}; not committed then, and not kept: {left_out}", status=error.status) from None
 
 
 def wanted_sums(clone: Path) -> dict[str, str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import re
 import socket
 import sqlite3
 import sys
-import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from sqlalchemy.exc import DBAPIError
 from tqdm import tqdm
 
 from pipeline import files
-from pipeline.console import UserError, undisturbed
+from pipeline.console import UserError, in_background, undisturbed
 
 EXPERIMENT = "digits"
 SQLITE = "sqlite:///"
@@ -293,23 +292,10 @@ def _reach_server(uri: str) -> None:
 def _reach_database(uri: str) -> None:
     """Connect once: MLflow tries ten times, and a host that swallows what it is sent costs minutes each time."""
     engine = create_sqlalchemy_engine(uri)
-    answer: queue.Queue[Exception | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            engine.connect().close()
-        except Exception as error:  # noqa: BLE001  # raised again below
-            answer.put(error)
-        else:
-            answer.put(None)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        error = answer.get(timeout=SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"nothing within {SECONDS} s") from None
-    if error:
-        raise error
+    answer = in_background(lambda: engine.connect().close())
+    if not wait([answer], timeout=SECONDS).done:
+        raise TimeoutError(f"nothing within {SECONDS} s")
+    answer.result()
 
 
 def _connect(uri: str, artifacts: str | None) -> Store:

@@ -105,6 +105,24 @@ def test_a_stopped_program_closes_what_it_holds_and_says_how_to_go_on(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+COMPUTING = """
+import cv2, numpy
+picture = numpy.zeros((300, 300), "f4")
+def compute():
+    while True:
+        cv2.GaussianBlur(picture, (5, 5), 1)
+for _ in range(3):
+    console.in_background(compute)
+time.sleep(0.3)
+{end}
+"""
+
+
+@pytest.mark.parametrize(("end", "status"), [("return 7", 7), ("raise UserError('no')", 2), ("os.kill(0, 15)", 143)])
+def test_a_thread_that_computes_in_c_does_not_abort_the_process_that_ends(end, status):
+    assert run(COMPUTING.format(end=end), start_new_session=True).returncode == status
+
+
 CLOSING = """
 try:
     print("ready", flush=True)

@@ -116,6 +116,8 @@ def make_it_ours(project: Project, folder: Path, mirror: str, classes: tuple[str
 def test_another_data_set_is_trained_swept_gated_and_reproduced(template: Project, tmp_path: Path, mirror: str) -> None:
     project = template.copy(tmp_path / "shapes")
     make_it_ours(project, tmp_path / "mirror", mirror, CLASSES)
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "Take shapes")
     project.dvc("repro")
     project.git("add", ".")
     project.git("commit", "--quiet", "--message", "Read shapes")

@@ -14,21 +14,18 @@ import json
 import platform
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline import files
 from pipeline.config import DIGITS, Checkpoints, Train
-from pipeline.console import UserError
+from pipeline.console import UserError, in_background
 from pipeline.learning import augmentation, environment, non_digits
 
 CODE = (
@@ -43,7 +40,6 @@ STOPPING = {"patience", "monitor"}  # parameters that decide when to stop, and n
 Metrics = dict[str, float]
 OnSteps = Callable[[int], object] | None
 History = Sequence[Metrics]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -117,28 +113,14 @@ def train_epochs(digits: Digits, train: Train, after: Epoch | None = None, on_st
     if after:
         trainer.restore(after.state)
     first = after.number + 1 if after else 1
-    data = _in_background(epoch_data, digits, train, first)
+    data = in_background(epoch_data, digits, train, first)
     for number in range(first, train.epochs + 1):
         images, labels = data.result()
         if number < train.epochs:  # a third of an epoch's time, while the other core trains
-            data = _in_background(epoch_data, digits, train, number + 1)
+            data = in_background(epoch_data, digits, train, number + 1)
         metrics = trainer.train_epoch(images, labels, number, on_steps)
         metrics |= trainer.evaluate(digits.val_images, digits.val_labels)
         yield Epoch(number, {name: round(value, 6) for name, value in metrics.items()}, trainer.state())
-
-
-def _in_background(function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    """Call a function in a thread that does not keep the process from ending, as one of an executor would."""
-    future: Future[Result] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
 
 
 def epoch_data(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
