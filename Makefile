@@ -67,8 +67,8 @@ lock: setup  ## resolve pyproject.toml anew into requirements.lock, and with all
 	@$(COMPILE) --all-extras --output-file requirements-extras.lock pyproject.toml
 	@$(COMPILE) --constraints requirements-extras.lock --output-file requirements.lock pyproject.toml
 
-clean:  ## remove all that `make` can make again; mlruns/, the record of your runs, stays
-	@rm -rf data/raw data/prepared models .checkpoints .dvc/cache .dvc/tmp
+clean:  ## remove what is not in git and `make` makes again; mlruns/, the record of your runs, stays
+	@rm -rf data/raw data/prepared models/digits.keras .checkpoints .dvc/cache .dvc/tmp
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -81,8 +81,8 @@ def test_help_needs_no_set_up_and_has_a_line_a_verb(folder):
 
 
 def test_clean_keeps_the_record_of_the_runs(folder):
-    kept = ["mlruns/mlflow.db", ".venv/bin/python", "data/photos/five.jpg", "Makefile"]
-    made = ["data/raw/x", "data/prepared/x", "models/x", ".dvc/cache/x", "pipeline/__pycache__/x"]
+    kept = ["mlruns/mlflow.db", ".venv/bin/python", "data/photos/five.jpg", "models/digits.tflite", "Makefile"]
+    made = ["data/raw/x", "data/prepared/x", "models/digits.keras", ".dvc/cache/x", "pipeline/__pycache__/x"]
     for name in [*kept[:-1], *made]:
         files.write_bytes(folder / name, b"")
     assert make(folder, "clean").returncode == 0
