@@ -46,8 +46,9 @@ ui: setup  ## compare the runs in MLflow (PORT=5000)
 	@python -m pipeline.ui --port $(PORT)
 
 demo: PORT = 8000
-demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000)
-	@python -m pipeline.demo --port $(PORT)
+demo: HOST = 127.0.0.1
+demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000, HOST=0.0.0.0 for a phone)
+	@python -m pipeline.demo --port $(PORT) --host "$(HOST)"
 
 photo: setup  ## read a picture, or a folder of them (FILE=five.jpg)
 	@test -n "$(FILE)" || { echo "error: FILE: expected a picture; make photo FILE=five.jpg" >&2; exit 2; }

@@ -1,10 +1,14 @@
 """A clone has what answers: it reads photographs at once, and `make` still trains there and leaves it as it was."""
 
+import os
+import signal
+import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import Project, environment
 from test_makefile import make_ready
 
 from pipeline import files
@@ -49,6 +53,25 @@ def test_a_clone_reads_a_photograph_and_says_which_model_answers(
     assert done.stderr == f"{model}\n"
     assert done.stdout == made_once.stage("predict_photo", PICTURE).stdout
     assert PICTURE in done.stdout
+
+
+def test_a_clone_serves_the_demo_and_says_which_model_answers(clone: Project, model: str) -> None:
+    command = ["make", "demo", "PORT=0"]
+    with subprocess.Popen(
+        command, cwd=clone.root, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        try:
+            assert server.stdout
+            address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+            assert server.stdout.readline() == f"{model}\n"
+            content = (clone.root / PICTURE).read_bytes()
+            wanted = urllib.request.Request(f"{address}/read", content, {"Content-Type": "image/jpeg"})  # noqa: S310
+            with urllib.request.urlopen(wanted, timeout=60) as reply:  # noqa: S310
+                assert b'"digits"' in reply.read()
+            with urllib.request.urlopen(address, timeout=60) as reply:  # noqa: S310
+                assert model in reply.read().decode()
+        finally:
+            os.killpg(server.pid, signal.SIGINT)
 
 
 def test_a_clone_trains_logs_its_run_and_ends_with_a_clean_tree(
