@@ -46,8 +46,9 @@ ui: setup  ## compare the runs in MLflow (PORT=5000)
 	@python -m pipeline.ui --port $(PORT)
 
 demo: PORT = 8000
-demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000)
-	@python -m pipeline.demo --port $(PORT)
+demo: HOST = 127.0.0.1
+demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000, HOST=0.0.0.0 for a phone)
+	@python -m pipeline.demo --port $(PORT) --host "$(HOST)"
 
 photo: setup  ## read a picture, or a folder of them (FILE=five.jpg)
 	@test -n "$(FILE)" || { echo "error: FILE: expected a picture; make photo FILE=five.jpg" >&2; exit 2; }
@@ -67,8 +68,8 @@ lock: setup  ## resolve pyproject.toml anew into requirements.lock, and with all
 	@$(COMPILE) --all-extras --output-file requirements-extras.lock pyproject.toml
 	@$(COMPILE) --constraints requirements-extras.lock --output-file requirements.lock pyproject.toml
 
-clean:  ## remove all that `make` can make again; mlruns/, the record of your runs, stays
-	@rm -rf data/raw data/prepared models .checkpoints .dvc/cache .dvc/tmp
+clean:  ## remove what is not in git and `make` makes again; mlruns/, the record of your runs, stays
+	@rm -rf data/raw data/prepared models/digits.keras .checkpoints .dvc/cache .dvc/tmp
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

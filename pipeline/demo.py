@@ -1,6 +1,8 @@
 """Demo: a page on this machine that reads the digits you draw or drop on it, and shows how.
 
-    python -m pipeline.demo [--port 8000]
+    python -m pipeline.demo [--port 8000] [--host 0.0.0.0]
+
+Other machines reach it only with --host, and only with the random token of the address that is printed then.
 
 Reads   models/ and the pictures that the page sends; nothing is kept, and nothing leaves the machine
 """
@@ -10,14 +12,21 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import errno
+import html
 import io
+import ipaddress
+import secrets
 import socket
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -26,15 +35,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline import console, files
+from pipeline import console, files, model_card
 from pipeline.console import Stopped, UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
 from pipeline.photos.photo import Picture, UnreadableError
 from pipeline.photos.reading import Digit
 
-HOST = "127.0.0.1"  # never an address that others could reach
+HOST = "127.0.0.1"  # an address that others could reach must be asked for
 LIMIT = 20_000_000  # bytes of a picture: more than a phone's camera makes
 SHOWN = 480  # pixels of the longer side of a step's picture
 PAGE = Path(__file__).with_name("demo.html")
@@ -57,33 +67,93 @@ def main(arguments: Sequence[str]) -> None:
         epilog="example: python -m pipeline.demo --port 8080",
     )
     parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
+    parser.add_argument("--host", default=HOST, help=f"default {HOST}; 0.0.0.0 lets other machines in, with a token")
     wanted = parser.parse_args(arguments)
-    app = make(Classifier.load(files.MODELS))
-    listener = listen(wanted.port)
-    print(f"Draw or drop a digit at http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends this)", flush=True)
+    classifier, model = Classifier.load(files.MODELS), model_card.line()
+    listener = listen(wanted.port, wanted.host)
+    host, port = listener.getsockname()[:2]
+    token = "" if host == HOST else secrets.token_urlsafe(16)
+    app = make(classifier, model, token)
+    if token:
+        words = "who has this address, or can read the network's traffic, which is not encrypted, can use the page"
+        print(f"warning: --host {wanted.host}: {words}", file=sys.stderr, flush=True)
+    address = f"http://{reached_at(host)}:{port}{f'/?token={token}' if token else ''}"
+    print(f"Draw or drop a digit at {address} (Ctrl-C ends this)\n{model}", flush=True)
     with listener, contextlib.suppress(Stopped):  # being stopped is how a server ends
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
 
 
-def listen(port: int) -> socket.socket:
-    """Return a socket that listens on the loopback address; raise ``UserError`` where the port is taken."""
-    listener = socket.socket()
+def listen(port: int, host: str = HOST) -> socket.socket:
+    """Return a socket that listens on ``host``; raise ``UserError`` where that is none of this machine, or not free."""
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError):
+        raise UserError(f"host {host}: {OWN}") from None
+    listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((place[0], port, *place[2:]))
         listener.listen()  # before the address is printed, so that nobody is turned away
     except (OSError, OverflowError) as error:
         listener.close()
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise UserError(f"host {host}: {OWN}") from None
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"port {port}: {reason}; take another one with PORT=8080 or --port 8080") from None
     return listener
 
 
-def make(classifier: Classifier) -> Starlette:
-    """Return the application: the page, and what reads a picture for it."""
+OWN = "expected an address of this machine, or 0.0.0.0 for all that it has"
+
+
+def reached_at(host: str) -> str:
+    """Return the address under which others reach what listens on ``host``: 0.0.0.0 is that of this machine."""
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return own_address()
+    return f"[{host}]" if address.version == 6 else host
+
+
+def own_address() -> str:
+    """Return this machine's IPv4 address in its network: that of its default route, else of an interface that is up."""
+    with contextlib.suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as route:
+        route.connect(("192.0.2.1", 9))  # nobody's address (RFC 5737); connecting sends nothing in UDP
+        return str(route.getsockname()[0])
+    up = [name for name, state in psutil.net_if_stats().items() if state.isup]
+    found = [each.address for name in up for each in psutil.net_if_addrs()[name] if each.family == socket.AF_INET]
+    return next((address for address in found if not ipaddress.ip_address(address).is_loopback), HOST)
+
+
+class RequireToken:
+    """Answer 403 to every request that does not name the token, before anything of it is read."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or self._is_named(Request(scope)):
+            return await self.app(scope, receive, send)
+        reason = "expected the address with its token, as `make demo` printed it"
+        return await _refused(403, reason)(scope, receive, send)
+
+    def _is_named(self, request: Request) -> bool:
+        return secrets.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
+
+
+def make(classifier: Classifier, model: str, token: str = "") -> Starlette:
+    """Return the application: the page, and what reads a picture for it; ``model`` is said on the page.
+
+    With a ``token`` all requests must name it. Without, they must name this machine by a loopback name.
+    """
+    alone = threading.Lock()  # a LiteRT interpreter answers one at a time
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(PAGE.read_text("utf-8"), headers=HEADERS)
+        return HTMLResponse(PAGE.read_text("utf-8").replace("MODEL", html.escape(model)), headers=HEADERS)
+
+    def answer(content: bytes, one: bool) -> dict[str, Any]:
+        with alone:
+            return look(content, classifier, one)
 
     async def read(request: Request) -> Response:
         if not request.headers.get("content-type", "").startswith("image/"):
@@ -92,13 +162,15 @@ def make(classifier: Classifier) -> Starlette:
         if content is None:
             return _refused(413, f"more than {LIMIT // 10**6} MB")
         try:
-            return JSONResponse(await run_in_threadpool(look, content, classifier, "one" in request.query_params))
+            return JSONResponse(await run_in_threadpool(answer, content, "one" in request.query_params))
         except UnreadableError as error:
             return _refused(422, str(error))
 
-    # Another site's page could reach this server under a name of its own that points here; so only these names count.
+    # Another site's page could reach this server under a name of its own that points here; so only these names count,
+    # or the token, which it does not know.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    return Starlette(routes=[Route("/", page), Route("/read", read, methods=["POST"])], middleware=[hosts])
+    guard = Middleware(RequireToken, token=token) if token else hosts
+    return Starlette(routes=[Route("/", page), Route("/read", read, methods=["POST"])], middleware=[guard])
 
 
 async def _body(request: Request) -> bytes | None:

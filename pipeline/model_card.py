@@ -1,8 +1,11 @@
-"""The model card, in Markdown: what is known of a model, for the page of its MLflow run."""
+"""What is known of a model: a card in Markdown for the page of its MLflow run, and a line for who asks it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from pipeline import files, git
+from pipeline.console import UserError
 
 
 def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
@@ -44,3 +47,38 @@ CARD = (
 
 
 NAMED = {f"train.{name}" for name in ("batch_size", "dropout", "patience", "epochs", "learning_rate", "seed")}
+
+
+KEPT = {"network_sha256": files.MODELS / "digits.tflite", "calibration_sha256": files.MODELS / "calibration.json"}
+MADE, METRICS = files.REPORTS / "provenance.json", files.REPORTS / "metrics.json"
+
+
+def line() -> str:
+    """Return which model is in models/ in one line: its digest, accuracy and commit; or which files do not agree."""
+    try:
+        made, metrics = files.read_report(MADE, "model_sha256", *KEPT), files.read_report(METRICS, "model_sha256")
+        strays = list(_strays(made, metrics))
+    except FileNotFoundError as error:
+        return f"model: unknown, there is no {error.filename}; `dvc repro` makes it"
+    except UserError as error:
+        return f"model: unknown, {error}"
+    if strays:
+        return f"model: unknown, {' and '.join(strays)}: not of the training in {MADE}; `dvc repro` makes them agree"
+    accuracy = metrics.get("test_accuracy", "unknown")
+    return f"model {made['model_sha256'][:12]}, test accuracy {accuracy}, {_commit()}"
+
+
+def _strays(made: Mapping[str, str], metrics: Mapping[str, str]) -> Iterator[str]:
+    yield from (str(path) for name, path in KEPT.items() if files.sha256(path) != made[name])
+    if metrics["model_sha256"] != made["model_sha256"]:
+        yield str(METRICS)
+
+
+def _commit() -> str:
+    """Return the last commit that changed the model, or why there is none, in words."""
+    paths = "--", str(files.MODELS), str(MADE)
+    try:
+        found = not git.text("status", "--porcelain", *paths) and git.text("log", "-1", "--format=%H", *paths)
+    except git.GitError as error:
+        return f"commit unknown ({error})"
+    return f"commit {found[:12]}" if found else "not committed"

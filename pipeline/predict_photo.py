@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import console, files, scoring
+from pipeline import console, files, model_card, scoring
 from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading, sheet
@@ -76,6 +76,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def answer(options: argparse.Namespace) -> int:
     """Read what the command line names and print it; the exit status is 1 when a picture was unreadable."""
     classifier = Classifier.load(files.MODELS)
+    print(model_card.line(), file=sys.stderr)
     cards = [read_file(name, source, classifier, options.one) for name, source in sources(options.paths)]
     if options.explain:
         write_explanation(cards, classifier, options.explain)

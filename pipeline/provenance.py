@@ -123,7 +123,7 @@ class Changes:
     is_dirty: bool
 
 
-OUTPUTS = (":!dvc.lock", ":!reports")  # what stages write is no change of the code
+OUTPUTS = (":!dvc.lock", ":!models", ":!reports")  # what stages write is no change of the code
 PATCH = "uncommitted.patch"
 CODE = (
     *("*.py", "*.pyi", "*.ipynb", "*.sh", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.ini", "*.md", "*.html", "*.css"),

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from pipeline import charts, console, files, git
+from pipeline import charts, console, files, git, provenance
 from pipeline.console import UserError
 
 PAGE = files.REPORTS / "index.html"
@@ -263,7 +263,7 @@ def commit() -> str:
         found = []
     if not found:
         return "Not in a git repository, or before its first commit."
-    changed = git.text("status", "--porcelain", "--", ".", ":!reports", ":!dvc.lock")
+    changed = git.text("status", "--porcelain", "--", ".", *provenance.OUTPUTS)
     more = ", with changes that are not committed" if changed else ""
     return f"Commit {found[0][:12]}, “{''.join(found[1:])}”{more}."
 

@@ -49,7 +49,7 @@ def _columns(rows: Mapping[str, Any]) -> list[str]:
     return [f"  {name:{width}}  {what}" for name, what in rows.items()]
 
 
-MADE = ("dvc.lock", "reports")
+MADE = ("dvc.lock", "models", "reports")
 MADE_OF = ("pipeline", "data", "dvc.yaml", "params.yaml", "requirements.lock")
 
 
@@ -70,7 +70,7 @@ def explain_difference() -> str:
         within = "within" if low <= found <= high else "outside"
         return (
             f"note: this processor ({platform.machine()}) trains other bits than the committed ones: test accuracy "
-            f"{found:.4f}, {within} the committed interval ({low:.4f} to {high:.4f}). `git checkout dvc.lock reports` "
+            f"{found:.4f}, {within} the committed interval ({low:.4f} to {high:.4f}). `git checkout {' '.join(MADE)}` "
             "takes the committed files back, `git stash` keeps yours aside"
         )
     return ""

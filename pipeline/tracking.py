@@ -413,10 +413,14 @@ def find_run(store: Store) -> Run | None:
     return Run(store, found[0].info.run_id) if found else None
 
 
+MADE_OF = ("code_sha256", "data_sha256", "params_sha256")
+
+
 def restore(store: Store) -> Run:
     """Make the run of a model that came from a cache or from another machine, from its recorded history."""
     report = files.read_report(files.REPORTS / "train.json", "model_sha256")
-    made_of = files.read_report(files.REPORTS / "provenance.json", "code_sha256", "data_sha256", "params_sha256")
+    found = files.read_report(files.REPORTS / "provenance.json", *MADE_OF)
+    made_of = {name: found[name] for name in MADE_OF}
     history = files.read_table(files.REPORTS / "history.csv")
     with ending(start(store, config.load(), made_of)) as run:
         run.tag({"restored": "true"})

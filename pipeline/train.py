@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> None:
         report: dict[str, Any] = dict(trajectory.summary(history, params.train))
         report |= {"parameters": sum(weight.size for weight in best.weights), "model_sha256": model.sha256(content)}
         write(content, report, history)
-        files.write_json(files.REPORTS / "provenance.json", provenance.digests(params, digits.sha256))
+        made = provenance.digests(params, digits.sha256) | model.digests(content)
+        files.write_json(files.REPORTS / "provenance.json", made)
         run.log_trained(report, files.MODELS)
         run.log_known_results(report["model_sha256"])
     print(describe(report))

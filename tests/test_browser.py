@@ -69,13 +69,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def start(root: Path, module: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+def start(root: Path, module: str, *arguments: str, host: str = "127.0.0.1") -> tuple[subprocess.Popen[str], str]:
     """Start a server of the project and return it with the address that it prints."""
     command = [sys.executable, "-m", f"pipeline.{module}", *arguments]
     server = subprocess.Popen(command, cwd=root, env=environment(), stdout=subprocess.PIPE, text=True)
     assert server.stdout
     said = server.stdout.readline()
-    assert " http://127.0.0.1:" in said, said
+    assert f" http://{host}:" in said, said
     return server, next(word for word in said.split() if word.startswith("http"))
 
 
@@ -330,6 +330,18 @@ def test_a_one_that_is_drawn_is_read(screen: Any, demo_page: str) -> None:
     assert len(all_texts(screen, "#digits tr")) == 10
     assert len(all_texts(screen, "#digits tr.second")) == 1
     assert screen.execute_script("return [...document.images].map(image => image.naturalWidth)")[0] == 28
+
+
+def test_a_one_that_is_drawn_from_another_address_is_read(screen: Any, project: Project) -> None:
+    server, address = start(project.root, "demo", "--port", "0", "--host", "0.0.0.0", host=demo.own_address())  # noqa: S104
+    look(screen, address)
+    screen.find_element(By.ID, "one").click()
+    draw(screen, [(0.52, 0.2), (0.5, 0.4), (0.49, 0.6), (0.48, 0.8)])
+    assert wait("the answer", lambda: "".join(all_texts(screen, "#text"))) == "1"
+    screen.execute_script("history.replaceState(null, '', '/?token=of-the-demo-before')")
+    screen.find_element(By.ID, "one").click()
+    wait("the reason", lambda: "expected the address with its token" in all_texts(screen, "#words")[0])
+    stop(server)
 
 
 def draw(browser: Any, points: list[tuple[float, float]]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import config, files, summary, tracking
+from pipeline import config, files, model_card, summary, tracking
 
 ROOT = files.ROOT
 PACKAGE = ROOT / "pipeline"
@@ -147,6 +147,18 @@ def test_the_reports_in_git_are_those_that_the_stages_write_and_small():
     committed = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
     assert committed == declared
     assert {name for name in committed if (ROOT / name).stat().st_size > 200_000} == set()
+
+
+def test_the_model_in_git_is_what_the_stage_train_leaves_to_it_and_small():
+    kept = [next(iter(out)) for out in STAGES["train"]["outs"] if isinstance(out, dict)]
+    declared = {name for name in kept if name.startswith("models/")}
+    assert declared == {str(path) for path in model_card.KEPT.values()}
+    command = ["git", "ls-files", "models"]
+    committed = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split())
+    if not committed:
+        pytest.skip("no committed model")
+    assert committed == declared
+    assert sum((ROOT / name).stat().st_size for name in committed) < 1_000_000
 
 
 def test_every_parameter_says_in_a_comment_what_it_is():

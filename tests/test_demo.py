@@ -1,8 +1,9 @@
-"""The demo answers pictures, refuses what is none, and speaks to this machine only."""
+"""The demo answers pictures, refuses what is none, and speaks to this machine only, unless it is asked to."""
 
 import base64
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -41,31 +45,41 @@ def classifier(made_once: Project) -> Classifier:
     return Classifier.load(made_once.root / "models")
 
 
+@contextmanager
+def serving(project: Project, *arguments: str, warning: str = "") -> Iterator[str]:
+    """Start a demo of a project and return the address that it prints; it ends without a word but the warning."""
+    command = [sys.executable, "-m", "pipeline.demo", "--port", "0", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=project.root, env=environment(), text=True, **pipes)
+    assert process.stdout
+    said, model = process.stdout.readline(), process.stdout.readline()
+    assert model.startswith(f"model {project.json('train.json')['model_sha256'][:12]}, test accuracy ")
+    try:
+        yield next(word for word in said.split() if word.startswith("http"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("", 0)
+    assert errors == warning
+
+
 @pytest.fixture(scope="module")
 def server(made_once: Project) -> Iterator[str]:
     """Return the address of a demo of a small project."""
-    command = [sys.executable, "-m", "pipeline.demo", "--port", "0"]
-    process = subprocess.Popen(
-        command,
-        cwd=made_once.root,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    said = process.stdout.readline()
-    yield next(word for word in said.split() if word.startswith("http"))
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
-    assert (out, errors, process.returncode) == ("", "", 0)
+    with serving(made_once) as address:
+        yield address
 
 
 def post(server: str, content: bytes, kind: str = "image/png", query: str = "") -> Answer:
-    request = urllib.request.Request(f"{server}/read{query}", content, {"Content-Type": kind})  # noqa: S310
+    return ask(f"{server}/read{query}", content, {"Content-Type": kind})
+
+
+def ask(address: str, content: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    """Return the status of a reply, and the JSON in it; nothing where it is a page."""
+    request = urllib.request.Request(address, content, headers or {})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
-            return reply.status, json.load(reply)
+            return reply.status, json.load(reply) if reply.headers.get_content_subtype() == "json" else {}
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
@@ -139,6 +153,87 @@ def test_another_name_for_this_machine_is_refused(server: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400") as refused:
         urllib.request.urlopen(request, timeout=60)  # noqa: S310
     refused.value.close()
+
+
+@pytest.mark.slow
+def test_pictures_that_come_at_once_get_the_answers_that_they_get_alone(server: str) -> None:
+    pictures = [ONE, TWO_ONES, picture([(60, 40), (150, 40), (90, 170)]), ONE_TURNED] * 6
+    with ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(lambda content: post(server, content), pictures))
+    untimed = [{**answer, "milliseconds": 0} for _, answer in found]
+    assert [status for status, _ in found] == [200] * len(pictures)
+    assert untimed == untimed[:4] * 6
+    assert untimed[:4] == [{**post(server, content)[1], "milliseconds": 0} for content in pictures[:4]]
+
+
+# Other machines
+
+ONE_TURNED = picture([(30, 105), (170, 100)])
+WARNING = (
+    "warning: --host 0.0.0.0: who has this address, or can read the network's traffic, which is not encrypted, "
+    "can use the page\n"
+)
+
+
+@pytest.fixture(scope="module")
+def shared(made_once: Project) -> Iterator[str]:
+    """Return the address of a demo that other machines reach."""
+    with serving(made_once, "--host", "0.0.0.0", warning=WARNING) as address:  # noqa: S104
+        yield address
+
+
+def elsewhere(address: str) -> list[str]:
+    """Return a server's address without its query, by each address that this machine has."""
+    port = urlsplit(address).port
+    return [f"http://{host}:{port}" for host in ("127.0.0.1", "127.0.0.2", demo.own_address())]
+
+
+@pytest.mark.slow
+def test_with_its_token_the_page_is_read_from_elsewhere(shared: str) -> None:
+    parts = urlsplit(shared)
+    assert parts.hostname == demo.own_address()
+    assert re.fullmatch(r"token=[\w-]{22}", parts.query)
+    assert ask(shared)[0] == 200
+    for base in elsewhere(shared):
+        assert post(base, ONE, query=f"?{parts.query}")[1]["text"] == "1"
+    assert post(elsewhere(shared)[0], TWO_ONES, query=f"?one=1&{parts.query}")[1]["text"] == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", ["", "?token=", "?token=\u00e9", "?token={token}x", "?Token={token}", "?one={token}"])
+def test_without_its_token_nothing_is_answered(shared: str, query: str) -> None:
+    named = query.format(token=urlsplit(shared).query.removeprefix("token=")).replace("\u00e9", "%C3%A9")
+    refused = (403, {"error": "expected the address with its token, as `make demo` printed it"})
+    for base in elsewhere(shared):
+        assert [ask(f"{base}/{path}{named}") for path in ("", "read", "none")] == [refused] * 3
+        assert post(base, ONE, query=named) == refused
+
+
+@pytest.mark.slow
+def test_every_start_has_a_token_of_its_own(shared: str, made_once: Project) -> None:
+    with serving(made_once, "--host", "0.0.0.0", warning=WARNING) as other:  # noqa: S104
+        assert urlsplit(other).query != urlsplit(shared).query
+
+
+@pytest.mark.slow
+def test_unless_it_is_asked_to_it_listens_on_the_loopback_address_alone(server: str) -> None:
+    assert "token" not in server
+    own, *others = elsewhere(server)
+    assert ask(own)[0] == 200
+    for base in others:
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            ask(base)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.9", "no.such.host.invalid", "", "a" * 64, "0.0.0.0:80"])
+def test_an_address_that_is_not_this_machines_is_named(host: str) -> None:
+    with pytest.raises(UserError, match=rf"^host {host}: expected an address of this machine, or 0\.0\.0\.0 "):
+        demo.listen(0, host)
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "[::1]"), ("10.1.2.3", "10.1.2.3")])
+def test_an_address_is_printed_as_a_browser_takes_it(host: str, address: str) -> None:
+    assert demo.reached_at(host) == address
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -73,6 +73,13 @@ def test_a_photo_is_asked_for(folder):
     assert done.stderr.startswith("error: FILE: expected a picture; make photo FILE=five.jpg\n")
 
 
+def test_the_demo_listens_elsewhere_only_when_the_command_line_says_so(folder):
+    make_ready(folder)
+    everywhere = ".".join("0000")
+    assert '--host "127.0.0.1"' in make(folder, "--dry-run", "demo", HOST=everywhere).stdout  # some shells export it
+    assert f'--host "{everywhere}"' in make(folder, "--dry-run", "demo", f"HOST={everywhere}").stdout
+
+
 def test_help_needs_no_set_up_and_has_a_line_a_verb(folder):
     done = make(folder, "help")
     assert done.returncode == 0
@@ -81,8 +88,8 @@ def test_help_needs_no_set_up_and_has_a_line_a_verb(folder):
 
 
 def test_clean_keeps_the_record_of_the_runs(folder):
-    kept = ["mlruns/mlflow.db", ".venv/bin/python", "data/photos/five.jpg", "Makefile"]
-    made = ["data/raw/x", "data/prepared/x", "models/x", ".dvc/cache/x", "pipeline/__pycache__/x"]
+    kept = ["mlruns/mlflow.db", ".venv/bin/python", "data/photos/five.jpg", "models/digits.tflite", "Makefile"]
+    made = ["data/raw/x", "data/prepared/x", "models/digits.keras", ".dvc/cache/x", "pipeline/__pycache__/x"]
     for name in [*kept[:-1], *made]:
         files.write_bytes(folder / name, b"")
     assert make(folder, "clean").returncode == 0

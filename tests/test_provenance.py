@@ -14,7 +14,8 @@ from pipeline.console import UserError
 from pipeline.provenance import find_changes, find_origin
 
 PASSWORD = "correct horse battery staple"  # noqa: S105
-COMMITTED = ("params.yaml", "reports/train.json", "dvc.lock", "code.py", "picture.png", ".env", "data/photos/a.png")
+STAGES_WROTE = ("reports/train.json", "models/digits.tflite", "dvc.lock")
+COMMITTED = ("params.yaml", *STAGES_WROTE, "code.py", "picture.png", ".env", "data/photos/a.png")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def names(patch: bytes) -> list[str]:
 @pytest.mark.usefixtures("repository")
 def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote() -> None:
     assert find_changes() == provenance.Changes(b"", {}, is_dirty=False)
-    for name in ("params.yaml", "reports/train.json", "dvc.lock", "new.py", "picture.png"):
+    for name in ("params.yaml", *STAGES_WROTE, "new.py", "picture.png"):
         Path(name).write_text("two\n")
     changes = find_changes()
     assert names(changes.patch) == ["new.py", "params.yaml", "picture.png"]

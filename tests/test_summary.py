@@ -52,7 +52,7 @@ def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, a
     files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": accuracy})
     note = summary.explain_difference()
     assert f"test accuracy {accuracy:.4f}, {words} the committed interval (0.9800 to 0.9950)" in note
-    assert "git checkout dvc.lock reports" in note
+    assert "git checkout dvc.lock models reports" in note
     assert "\n" not in note
 
 

@@ -41,6 +41,12 @@ def sha256(content: Mapping[str, bytes]) -> str:
     return hashlib.sha256(content[ARCHIVE]).hexdigest()
 
 
+def digests(content: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the digests that a report names a model by: that of its Keras archive, and those of the files in git."""
+    names = {"model_sha256": ARCHIVE, "network_sha256": NETWORK, "calibration_sha256": CALIBRATION}
+    return {key: hashlib.sha256(content[name]).hexdigest() for key, name in names.items()}
+
+
 def write(content: Mapping[str, bytes], folder: Path) -> None:
     """Write the model's files into ``folder``."""
     for name, data in content.items():

@@ -1,0 +1,95 @@
+"""A clone has what answers: it reads photographs at once, and `make` still trains there and leaves it as it was."""
+
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project, environment
+from test_makefile import make_ready
+
+from pipeline import files
+from pipeline.store import open_store
+
+pytestmark = pytest.mark.slow
+PICTURE = "data/photos/single_06.jpg"
+LARGEST = 1_000_000  # bytes of a model in git
+
+
+@pytest.fixture(scope="module")
+def clone(made_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Return a clone that is set up, in which nothing has run: no data, no cache, no Keras archive."""
+    project = Project(tmp_path_factory.mktemp("clone") / "digits")
+    made_once.git("clone", "--quiet", str(made_once.root), str(project.root))
+    make_ready(project.root)
+    there = [name for name in ("data/raw", ".dvc/cache", "models/digits.keras") if (project.root / name).exists()]
+    assert there == []
+    yield project
+    assert project.git("status", "--porcelain") == ""
+
+
+@pytest.fixture(scope="module")
+def model(clone: Project) -> str:
+    """Return the line that names the model."""
+    metrics = clone.json("metrics.json")
+    commit = clone.git("rev-parse", "HEAD")
+    digest, accuracy = metrics["model_sha256"][:12], metrics["test_accuracy"]
+    return f"model {digest}, test accuracy {accuracy}, commit {commit[:12]}"
+
+
+def test_git_holds_a_small_model_and_not_its_keras_archive(clone: Project) -> None:
+    names = clone.git("ls-files", "models").split()
+    assert names == ["models/calibration.json", "models/digits.tflite"]
+    assert sum((clone.root / name).stat().st_size for name in names) < LARGEST
+
+
+def test_a_clone_reads_a_photograph_and_says_which_model_answers(
+    clone: Project, made_once: Project, model: str
+) -> None:
+    done = clone.run("make", "photo", f"FILE={PICTURE}")
+    assert done.stderr == f"{model}\n"
+    assert done.stdout == made_once.stage("predict_photo", PICTURE).stdout
+    assert PICTURE in done.stdout
+
+
+def test_a_clone_serves_the_demo_and_says_which_model_answers(clone: Project, model: str) -> None:
+    command = ["make", "demo", "PORT=0"]
+    with subprocess.Popen(
+        command, cwd=clone.root, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as server:
+        try:
+            assert server.stdout
+            address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+            assert server.stdout.readline() == f"{model}\n"
+            content = (clone.root / PICTURE).read_bytes()
+            wanted = urllib.request.Request(f"{address}/read", content, {"Content-Type": "image/jpeg"})  # noqa: S310
+            with urllib.request.urlopen(wanted, timeout=60) as reply:  # noqa: S310
+                assert b'"digits"' in reply.read()
+            with urllib.request.urlopen(address, timeout=60) as reply:  # noqa: S310
+                assert model in reply.read().decode()
+        finally:
+            os.killpg(server.pid, signal.SIGINT)
+
+
+def test_a_clone_trains_logs_its_run_and_ends_with_a_clean_tree(
+    clone: Project, raw_mnist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone.stage("fetch", "--from", raw_mnist)
+    clone.dvc("commit", "--force", "fetch")
+    assert "Running stage 'train'" in clone.dvc("repro")
+    assert clone.git("status", "--porcelain") == ""
+    assert clone.dvc("status", "--json") == "{}\n"
+    monkeypatch.setenv("DVC_ROOT", str(clone.root))
+    (run,) = open_store().runs("attributes.status = 'FINISHED'")
+    assert run.data.tags["model.sha256"] == files.sha256(clone.root / "models/digits.keras")
+    assert run.data.tags["git.dirty"] == "false"
+
+
+def test_clean_removes_nothing_that_git_holds(clone: Project) -> None:
+    files.write_bytes(clone.root / "models/digits.keras", b"archive")
+    clone.run("make", "clean")
+    assert not (clone.root / "models/digits.keras").exists()
+    assert clone.git("status", "--porcelain") == ""
