@@ -151,11 +151,11 @@ def address(served: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         server.wait()
 
 
-def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(address: str, server: subprocess.Popen[bytes], log: Path, page: str = "ping") -> None:
     for _ in range(600):
         assert server.poll() is None, log.read_text()
         try:
-            urllib.request.urlopen(f"{address}/ping", timeout=5).close()  # noqa: S310
+            urllib.request.urlopen(f"{address}/{page}", timeout=5).close()  # noqa: S310
         except OSError:
             time.sleep(0.2)
         else:
