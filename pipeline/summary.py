@@ -14,11 +14,11 @@ from pipeline import console, files, git
 
 FACTS = {  # sentences by report, one a line; the first is said whose figures the report has
     "data.json": "{train_images:,} images to learn from, {validation_images:,} that decided, {test_images:,} to test",
-    "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
+    "train.json": "{parameters:,} parameters, {epochs_run:,} epochs, the best was epoch {best_epoch:,}",
     "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
     " loss {test_loss:.4f}",
-    "photos.json": "{photo_accuracy:.1%} of {photos_scored} labelled pictures read right\n"
-    "{photos_read} pictures read, none with a label in labels.csv",
+    "photos.json": "{photo_accuracy:.1%} of {photos_scored:,} labelled pictures read right\n"
+    "{photos_read:,} pictures read, none with a label in labels.csv",
 }
 PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "contact_sheet.png": "the photographs"}
 NEXT = {
@@ -39,7 +39,7 @@ def summarize(reports: Path) -> list[str]:
 
 def _first(sentences: Sequence[str], figures: Mapping[str, Any]) -> list[str]:
     for sentence in sentences:
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # a figure is missing, or is not a number
             return [sentence.format_map(figures)]
     return []
 
@@ -58,7 +58,7 @@ def explain_difference() -> str:
 
     The committed files are made on x86-64 with AVX2. Other kinds of processor sum in another order.
     """
-    with contextlib.suppress(git.GitError, KeyError, ValueError):
+    with contextlib.suppress(git.GitError, KeyError, TypeError, ValueError):
         made, made_of = (git.run("status", "--porcelain", "--", *paths).stdout for paths in (MADE, MADE_OF))
         if not made or made_of:
             return ""

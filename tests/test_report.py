@@ -3,9 +3,11 @@
 import base64
 import io
 import itertools
+import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -200,6 +202,65 @@ def test_a_verdict_on_another_model_is_left_out(reports: Path) -> None:
 def test_a_verdict_that_names_no_model_is_shown(reports: Path) -> None:
     files.write_text(reports / "gate.md", "# Gate: cannot compare\n\nIt cannot be said.\n")
     assert 'class="verdict cannot"' in rendered(reports)
+
+
+WRONG = [None, "", "much", [], {}, True, float("nan")]
+
+
+def damaged() -> Iterator[tuple[str, str, object]]:
+    """Yield each key that the page needs, with what an older version or an editor may have left there."""
+    for name, (texts, numbers) in report.NEEDED.items():
+        needed = [*texts, *numbers, *(report.LABELLED if name == "photos" else ())]
+        yield from (
+            (name, key, value) for key in needed for value in [LACKING, *WRONG] if not fits(key in texts, value)
+        )
+
+
+def fits(text: bool, value: object) -> bool:
+    return text and isinstance(value, str)
+
+
+LACKING = object()
+
+
+@pytest.mark.parametrize("name", report.NEEDED)
+def test_a_report_without_a_figure_is_named_in_a_line(reports: Path, name: str) -> None:
+    path = reports / f"{name}.json"
+    whole = files.read_json(path)
+    for _, key, value in (each for each in damaged() if each[0] == name):
+        content = {other: whole[other] for other in whole if other != key}
+        path.write_text(json.dumps(content if value is LACKING else content | {key: value}))
+        if value is LACKING and key == "photo_accuracy":
+            rendered(reports)  # as where no photograph has a label
+            continue
+        with pytest.raises(files.UnreadableError) as raised:
+            rendered(reports)
+        assert str(raised.value) == (
+            f"{path}: not as a stage wrote it (expected {key}); remove it, and `dvc repro` makes it anew"
+        )
+
+
+@pytest.mark.parametrize("value", ["", "much", "nan", "-1"])
+@pytest.mark.parametrize(
+    ("name", "column"), [(name, column) for name in report.TABLES for column in report.TABLES[name]]
+)
+def test_a_table_without_a_number_is_named_in_a_line(reports: Path, name: str, column: str, value: str) -> None:
+    rows = files.read_csv(reports / f"{name}.csv")
+    files.write_csv(reports / f"{name}.csv", [row | {column: value} for row in rows], list(rows[0]))
+    if value == "-1" and column not in ("label", "prediction"):
+        rendered(reports)
+        return
+    with pytest.raises(files.UnreadableError, match=rf"reports/{name}\.csv: not as a stage wrote it") as raised:
+        rendered(reports)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "page", ["", "# Gate: warn", "<<<<<<< HEAD\n# Gate: warn\n=======\n", "# Gate:\n\nSo.\n", "\xff"]
+)
+def test_a_page_of_the_gate_that_cannot_be_read_is_left_out(reports: Path, page: str) -> None:
+    (reports / "gate.md").write_bytes(page.encode("latin1"))
+    assert 'class="verdict' not in rendered(reports)
 
 
 def test_photographs_are_counted_as_people_count_them(reports: Path) -> None:
