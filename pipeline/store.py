@@ -31,7 +31,7 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException, RestEx
 from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from tqdm import tqdm
 
 from pipeline import files
@@ -50,11 +50,16 @@ SECONDS = 10  # for the first answer of a server or database; MLflow's own attem
 
 
 class StoreError(UserError):
-    """A failure of the MLflow store in one line; ``code`` is MLflow's own error code, where it gave one."""
+    """A failure of the MLflow store in one line.
 
-    def __init__(self, message: str, code: str = "") -> None:
+    ``code`` is MLflow's own error code, where it gave one. ``is_refusal`` says that the server answered and does not
+    take what it was sent: the same request would be refused again.
+    """
+
+    def __init__(self, message: str, code: str = "", *, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.is_refusal = is_refusal
 
 
 @contextlib.contextmanager
@@ -70,7 +75,8 @@ def translated(uri: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise
-        raise StoreError(explain(uri, error), getattr(error, "error_code", "")) from error
+        code, is_refusal = getattr(error, "error_code", ""), _status(error) in REFUSALS
+        raise StoreError(explain(uri, error), code, is_refusal=is_refusal) from error
 
 
 def explain(uri: str, error: Exception) -> str:
@@ -86,20 +92,31 @@ def _is_away(error: Exception) -> bool:
     causes = (error, error.__context__)
     broken = any(isinstance(cause, requests.exceptions.SSLError) for cause in causes)
     away = (requests.ConnectionError, requests.Timeout, TimeoutError)
-    return not broken and any(isinstance(cause, away) for cause in causes)
+    unreached = isinstance(error, OperationalError) and re.search(UNREACHED, str(error))
+    return bool(unreached) or (not broken and any(isinstance(cause, away) for cause in causes))
+
+
+# What the drivers of PostgreSQL and MySQL say of a host that they do not reach.
+UNREACHED = (
+    r"(?i)connection refused|timed? ?out|timeout expired|could not translate host|no route to host|can't connect"
+)
 
 
 def _remedy(uri: str, error: Exception) -> str:
     if isinstance(error.__context__, requests.exceptions.SSLError):
         return "MLFLOW_TRACKING_SERVER_CERT_PATH names a file of the CA to trust"
     if isinstance(error, ModuleNotFoundError):
-        return f"`pip install {PACKAGES.get(error.name or '', error.name)}` installs what this store needs"
+        module = (error.name or "").partition(".")[0]
+        command = f"make setup EXTRAS={EXTRAS[module]}" if module in EXTRAS else f"pip install {_package(module)}"
+        return f"`{command}` installs what this store needs"
     if "database is locked" in str(error):
         return "another program is writing to it: run this again when that program has ended"
     if "out-of-date database schema" in str(error):  # which MLflow also says of a schema newer than its own
         return f"copy it, then run `mlflow db upgrade {uri}`; if a newer MLflow wrote it, use that one"
     if _status(error) in REMEDIES:
         return REMEDIES[_status(error)]
+    if uri.startswith(DATABASES) and isinstance(error, OperationalError):
+        return "expected a database that exists, and a user and password that it takes"
     if uri.startswith("http"):
         return "expected the address of an MLflow server"
     return f"expected a store that can be read and written, such as {SQLITE}mlruns/mlflow.db or http://host:5000"
@@ -113,7 +130,12 @@ REMEDIES = {  # by HTTP status
     413: "the server takes no file of this size: raise the limit of the proxy in front of it, then run this again",
     **dict.fromkeys((429, 500, 502, 503, 504), "the server's log says more; run this again when it is well"),
 }
-PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
+REFUSALS = {400, 405, 411, 413, 414, 415, 422, 431}  # other requests may pass; 401, 403 and 404 concern all of them
+EXTRAS = {"boto3": "s3", "google": "gs", "azure": "azure", "psycopg2": "postgresql"}  # of pyproject.toml, by module
+
+
+def _package(module: str) -> str:
+    return {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}.get(module, module)
 
 
 def _reason(error: Exception) -> str:
@@ -222,7 +244,9 @@ def store_uri() -> str:
 
 
 def resolve(uri: str) -> str:
-    """Return a store's URI with a relative file or folder made absolute; raise ``UserError`` for one that cannot be.
+    """Return a store's URI, complete: a relative file or folder made absolute, and PostgreSQL's driver named.
+
+    Raise ``UserError`` for a file that no other process would find.
 
     Relative is to the main workspace: the copy of it that ``dvc exp run --temp`` runs in is deleted afterwards.
     """
@@ -235,6 +259,8 @@ def resolve(uri: str) -> str:
         return f"{scheme}:///{files.workspace() / path}{mark}{query}"
     if uri.startswith("file:") and not uri.startswith("file:/"):
         return (files.workspace() / uri.removeprefix("file:")).as_uri()
+    if uri.startswith("postgresql://"):  # SQLAlchemy 2.1 takes psycopg 3 for it; the extra `postgresql` is psycopg2
+        return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
     if ":" not in uri and not uri.startswith(("databricks", "uc")):
         return str(files.workspace() / uri)
     return uri

@@ -132,6 +132,10 @@ def test_what_a_uri_needs_is_installed_and_kept(folder, uri, extra):
     assert f" --extra {extra} " in make(folder, "--dry-run", "check").stdout
 
 
+def test_extras_that_no_uri_names_can_be_asked_for(folder):
+    assert " --extra s3 --extra gs " in make(folder, "--dry-run", "setup", "EXTRAS=s3 gs").stdout
+
+
 def test_two_uris_need_two_extras_and_others_need_none(folder):
     files.write_text(folder / ".dvc/config", "url = s3://bucket\n")
     variables = {"MLFLOW_TRACKING_URI": "http://host:5000", "MLFLOW_BACKEND_STORE_URI": "postgresql://host/mlflow"}
