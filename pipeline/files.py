@@ -25,7 +25,7 @@ PARAMS, RAW, PREPARED, MODELS, REPORTS, PHOTOS = (
 
 
 def workspace() -> Path:
-    """Return the folder of the main workspace, where what outlives a run is kept (mlruns/, .checkpoints/).
+    """Return the folder of the main workspace, which holds what must outlive a run: mlruns/ and .checkpoints/.
 
     DVC sets ``DVC_ROOT`` to it, also for a stage that runs in a temporary copy (``dvc exp run --temp``, the queue).
     """
@@ -76,7 +76,7 @@ def read_json(path: Path) -> Any:
 
 
 class UnreadableError(UserError, ValueError):
-    """A file is not what a stage wrote: cut off, of another kind, or with a conflict that git left in it."""
+    """A file is not as a stage wrote it: truncated, of another type, or with git's conflict markers in it."""
 
     def __init__(self, path: Path, reason: object) -> None:
         words = " ".join(str(reason).split())

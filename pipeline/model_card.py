@@ -1,4 +1,4 @@
-"""The model card, in Markdown: what is known of a model, for the page of its MLflow run."""
+"""The model card, in Markdown: metrics, origin and intended use of a model, for the page of its MLflow run."""
 
 from __future__ import annotations
 

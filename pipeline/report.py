@@ -1,10 +1,10 @@
-"""Report: one page that says how the model in front of you is doing, and what it was made of.
+"""Report: one page with the metrics of the model in models/, its curves, mistakes and origin.
 
     python -m pipeline.report
 
-Reads   reports/, dvc.lock, params.yaml; what has not been made is left out
+Reads   reports/, dvc.lock, params.yaml; a section whose report does not exist is left out
 Writes  reports/index.html: one file that loads nothing, for light and dark, wide and narrow screens
-        The page is kept with the model's MLflow run too. It names the commit, and so it is no output of a DVC stage.
+        The page is also logged to the model's MLflow run. It names the commit, and so it is no output of a DVC stage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline import charts, config, console, files, git
 from pipeline.console import UserError
 
 PAGE = files.REPORTS / "index.html"
-UNLOGGED = "<!-- not yet kept with the model's run -->\n"  # makes the page another one, so that the next call keeps it
+UNLOGGED = "<!-- not yet logged to the model's run -->\n"  # at the end of a page that the next call has to log
 TEMPLATE = "report.html"
 NEEDED = {  # keys that the page shows of a report, where there is one: those with a text, and those with a number
     "metrics": (
@@ -50,7 +50,7 @@ TABLES = {  # columns that must be numbers
 }
 PICTURES = ("mistakes", "contact_sheet", "sweep_parallel", "sweep_heatmap", "digits")
 WORST, BEST = 24, 20  # mistakes and trials that are listed
-UNSHOWN = ("model_sha256", "stopped_early", "error")  # of a trial
+HIDDEN_COLUMNS = ("model_sha256", "stopped_early", "error")  # of a trial
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy", "opencv-python-headless", "mlflow", "dvc")
 Row = Mapping[str, str]
 SECTIONS = {  # anchor: its name, and what must be there for it
@@ -67,14 +67,14 @@ SECTIONS = {  # anchor: its name, and what must be there for it
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page, and keep it with the model's run when it says something new."""
+    """Write the page, and log it to the model's run if it has changed."""
     console.no_arguments(arguments)
     reports = files.REPORTS
     if not (reports / "metrics.json").exists():
         raise UserError(f"{reports / 'metrics.json'}: expected the reports on a model here; `dvc repro` makes them")
     page = render(reports, commit())
     if _text(PAGE) != page:
-        from pipeline import tracking  # an unchanged page does not wait for MLflow
+        from pipeline import tracking  # imported here, since importing MLflow takes seconds
 
         files.write_text(PAGE, page + UNLOGGED)
         if tracking.log_page(page, PAGE.name):
@@ -126,7 +126,7 @@ def collect(reports: Path) -> dict[str, Any]:
 def headline(
     metrics: Mapping[str, Any], train: Mapping[str, Any], photos: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-    """Return the figures at the top: name, value, and what has to be said with it."""
+    """Return the figures at the top of the page: name, value, and a remark."""
     found = []
     if metrics:
         interval = f"95%: {metrics['test_accuracy_low']:.2%} to {metrics['test_accuracy_high']:.2%}"
@@ -201,14 +201,14 @@ def _percent(counts: Sequence[int], place: int) -> str:
 
 
 def mistakes(predictions: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the wrong answers that were most sure: image, written, read, probability."""
+    """Return the mistakes with the highest probability: index of the image, label, prediction, probability."""
     wrong = [row for row in predictions if row["label"] != row["prediction"]]
     wrong.sort(key=lambda row: -float(row["probability"]))
     return [(row["index"], row["label"], row["prediction"], row["probability"]) for row in wrong[:WORST]]
 
 
 def gate(page: str, model: str) -> dict[str, Any]:
-    """Return the gate's verdict, its sentence and its page as HTML; nothing where the page is of another model."""
+    """Return the gate's verdict, its sentence and its page as HTML; {} if the page is of another model, or no page."""
     lines = [line for line in page.splitlines() if line]
     named = re.search(r"^Of .*?, model `(\w+)`", page, re.MULTILINE)
     whole = len(lines) > 1 and lines[0].startswith("# Gate: ")
@@ -218,7 +218,7 @@ def gate(page: str, model: str) -> dict[str, Any]:
 
 
 def _html(markdown: str) -> Markup:
-    """Return Markdown as HTML for a section: its headings a level down, its wide parts in reach of the keyboard."""
+    """Return Markdown as HTML: headings one level lower, tables and code blocks that the keyboard can scroll."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for token in tokens:
@@ -231,12 +231,12 @@ def _html(markdown: str) -> Markup:
 
 
 def data_sentence(data: Mapping[str, Any], name: str) -> str:
-    """Return how many images there are of each use."""
+    """Return a sentence with the number of training, validation and test images."""
     if not data:
         return ""
     return (
-        "{name}: {train_images:,} images to learn from, {validation_images:,} that decide when to stop and which epoch "
-        "is kept, and {test_images:,} that nothing is chosen on."
+        "{name}: {train_images:,} training images, {validation_images:,} validation images, which decide when to stop "
+        "and which epoch is kept, and {test_images:,} test images, on which nothing is chosen."
     ).format(name=name, **data)
 
 
@@ -251,12 +251,12 @@ def _photos(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _sweep(rows: Sequence[Row]) -> dict[str, Any]:
-    shown = [{name: value for name, value in row.items() if name not in UNSHOWN} for row in rows[:BEST]]
+    shown = [{name: value for name, value in row.items() if name not in HIDDEN_COLUMNS} for row in rows[:BEST]]
     return _table(shown) | {"total": len(rows)} if rows else {}
 
 
 def digests(metrics: Mapping[str, Any], made_of: Mapping[str, Any], lock: Path) -> Iterable[tuple[str, str]]:
-    """Yield what the model was made of, and the model, by sha256."""
+    """Yield the name and the sha256 of the model and of all that it was made of."""
     if metrics:
         yield "model", metrics["model_sha256"]
         yield "test digits", metrics["test_sha256"]
@@ -268,7 +268,7 @@ def digests(metrics: Mapping[str, Any], made_of: Mapping[str, Any], lock: Path) 
 
 
 def versions() -> Iterable[tuple[str, str]]:
-    """Yield the versions of what computes."""
+    """Yield the versions of Python and of the packages that results depend on."""
     yield "python", platform.python_version()
     for name in PACKAGES:
         try:
@@ -278,7 +278,7 @@ def versions() -> Iterable[tuple[str, str]]:
 
 
 def commit() -> str:
-    """Return a sentence on the commit of the code, and whether there is more than the commit."""
+    """Return a sentence that names the commit of the code, and says whether there are uncommitted changes."""
     try:
         found = git.text("log", "-1", "--format=%H%n%s").splitlines() if git.last_commit() else []
     except git.NoRepositoryError:

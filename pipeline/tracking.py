@@ -1,4 +1,4 @@
-"""All that is logged to MLflow: one run for each trained model, joined to the DVC outputs by content."""
+"""All that is logged to MLflow: one run for each trained model, joined to DVC's outputs by the model's sha256."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ class Run:
         self.describe()
 
     def log_known_results(self, model_sha256: str) -> None:
-        """Log what the reports say of this very model already: then DVC has no reason to run the later stages."""
+        """Log the reports that are of this model already; DVC will not run their stages again."""
         for report in RESULTS:
             if _is_known(report, model_sha256):
                 self.log_results(report)
 
     def log_results(self, report: str) -> None:
-        """Log what a later stage found: its figures, its picture, and whole what gate and `reproduce` read again."""
+        """Log a later stage's report: its metrics, its picture, and the files that gate and `reproduce` need."""
         stage, key, picture, kept = RESULTS[report]
         found = files.read_report(files.REPORTS / report)
         self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
@@ -148,8 +148,8 @@ class Run:
         from mlflow.models import Model
 
         tags = {"serving.sha256": files.digest_files(SERVED.values())}
-        kept = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
-        about = Model(kept.artifact_location, self.run_id, model_uuid=kept.model_id, model_id=kept.model_id)
+        created = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
+        about = Model(created.artifact_location, self.run_id, model_uuid=created.model_id, model_id=created.model_id)
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder, "model")
             pyfunc.save_model(
@@ -158,18 +158,18 @@ class Run:
                 data_path=_copied({path.name: path for path in models.glob("[!.]*")}, Path(folder, "data")),
                 code_paths=[_copied(SERVED, Path(folder, "pipeline"))],
                 mlflow_model=about,
-                pip_requirements=provenance.pinned(NEEDED),
+                pip_requirements=provenance.pinned(SERVING_PACKAGES),
                 **_interface(),
             )
             try:
-                self.client.log_model_artifacts(kept.model_id, str(saved))
+                self.client.log_model_artifacts(created.model_id, str(saved))
             except StoreError:
                 with contextlib.suppress(StoreError):  # the first error says more
-                    self.client.finalize_logged_model(kept.model_id, "FAILED")
+                    self.client.finalize_logged_model(created.model_id, "FAILED")
                 raise
-        self.client.finalize_logged_model(kept.model_id, "READY")
-        self.client.log_outputs(self.run_id, [LoggedModelOutput(kept.model_id, step=0)])
-        return kept.model_id
+        self.client.finalize_logged_model(created.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(created.model_id, step=0)])
+        return created.model_id
 
     def find_model(self) -> str | None:
         """Return the id of the newest model logged for this run with the code that reads photographs as it is now."""
@@ -193,7 +193,7 @@ class Run:
             return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
 
     def describe(self) -> None:
-        """Write the model card into the run's note, from all that the run knows by now."""
+        """Write the model card, from the run's parameters, metrics and tags, into the run's description."""
         data = self.client.get_run(self.run_id).data
         self.tag({"mlflow.note.content": model_card.card(data.params, data.metrics, data.tags)})
 
@@ -243,7 +243,15 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
         "serving",
     )
 }
-NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
+SERVING_PACKAGES = (
+    "ai-edge-litert",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "tqdm",
+)  # and these
 
 
 def _is_known(report: str, model_sha256: str) -> bool:
@@ -275,7 +283,7 @@ def _interface() -> dict[str, Any]:
 
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]),
-        outputs=Schema([*(ColSpec("string", name) for name in WORDS), ColSpec(AnyType(), "digits")]),
+        outputs=Schema([*(ColSpec("string", name) for name in TEXT_COLUMNS), ColSpec(AnyType(), "digits")]),
         params=ParamSchema([ParamSpec("one", "boolean", default=False)]),
     )
     photograph, content = Image.new("L", (64, 64), 255), io.BytesIO()
@@ -285,7 +293,7 @@ def _interface() -> dict[str, Any]:
     return {"signature": signature, "input_example": example}
 
 
-WORDS = ("text", "verdict", "reason")  # of an answer
+TEXT_COLUMNS = ("text", "verdict", "reason")  # of an answer
 
 
 @contextlib.contextmanager
@@ -322,14 +330,16 @@ def start(
     origin = origin or provenance.find_origin()
     tags = {
         **_dotted(digests),
-        **_about(params.data),
+        **_data_tags(params.data),
         **_tags(origin),
         **({"mlflow.parentRunId": parent} if parent else {}),
     }
     with store.undisturbed():
         created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
         run = Run(store, created.info.run_id)
-        run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
+        run.client.log_batch(
+            run.run_id, params=[Param(name, str(value)) for name, value in _flat_params(params).items()]
+        )
         run.log_json(params.model_dump(), files.PARAMS)
         run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
         if origin.patch:
@@ -383,7 +393,7 @@ def run_name(params: Params) -> str:
     return f"batch {train.batch_size} · dropout {train.dropout:g} · patience {train.patience}"
 
 
-def _shown(params: Params) -> dict[str, Any]:
+def _flat_params(params: Params) -> dict[str, Any]:
     values = params.train.model_dump()
     return {
         f"train.{name}": json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
@@ -391,10 +401,10 @@ def _shown(params: Params) -> dict[str, Any]:
     }
 
 
-def _about(data: config.Data) -> dict[str, str]:
+def _data_tags(data: config.Data) -> dict[str, str]:
     """Return what the model card says of the data."""
-    said = {"title": data.title, "intended_use": data.intended_use, "classes": ", ".join(data.classes)}
-    return {f"data.{name}": text for name, text in said.items()}
+    texts = {"title": data.title, "intended_use": data.intended_use, "classes": ", ".join(data.classes)}
+    return {f"data.{name}": text for name, text in texts.items()}
 
 
 def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
@@ -416,7 +426,7 @@ def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
 
 
 def log_results(report: str) -> None:
-    """Add what a stage found, one of ``RESULTS``, to the run of the model in front of it; restore a lost run first."""
+    """Log a stage's report, one of ``RESULTS``, to the run of the model in models/; make the run if it is missing."""
     store = open_store()
     run = find_run(store)
     if run:

@@ -53,6 +53,14 @@ def test_a_user_s_error_is_one_line_and_status_2():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: five.jpg: expected a picture\n")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin1", "cp1252"])
+def test_a_character_that_the_output_cannot_show_ends_nothing(encoding):
+    done = run(
+        "print('batch 64 \u00b7 \u0663.png')", env=os.environ | {"PYTHONIOENCODING": encoding}, encoding=encoding
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_user_s_error_may_have_a_status_of_its_own():
     assert run("raise UserError('worse', status=3)").returncode == 3
 
@@ -199,8 +207,8 @@ def test_a_progress_bar_is_seen_on_a_terminal():
 
 def test_a_path_is_shown_as_one_would_type_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert console.shown(tmp_path / "a/b") == "a/b"
-    assert console.shown(files.ROOT) == str(files.ROOT)
+    assert console.display_path(tmp_path / "a/b") == "a/b"
+    assert console.display_path(files.ROOT) == str(files.ROOT)
 
 
 def test_what_libraries_say_below_python_is_held_back(capfd):

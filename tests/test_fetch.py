@@ -164,7 +164,7 @@ def test_a_download_that_breaks_off_is_no_file():
 
 
 def test_a_mirror_that_does_not_answer_is_left_soon(monkeypatch):
-    monkeypatch.setattr(fetch, "ANSWER", 0.2)
+    monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.2)
     done = threading.Event()
 
     class Silent(Quiet):

@@ -225,7 +225,7 @@ def test_of_real_mnist_the_report_says_what_the_article_does(raw_mnist, tmp_path
     shutil.copy(files.ROOT / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.preprocess"]
     said = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(files.ROOT)}, check=True, capture_output=True)
-    assert said.stdout == b"preprocess: 48,000 images to learn from, 12,000 that decide, 10,000 to test\n"
+    assert said.stdout == b"preprocess: 48,000 training, 12,000 validation and 10,000 test images\n"
     report = files.read_json(tmp_path / "reports/data.json")
     assert report["first_label"] == 5
     assert report["first_mean"] == 35.108418

@@ -420,3 +420,12 @@ def test_a_dvc_yaml_that_cannot_be_read_is_one_line(
     with pytest.raises(UserError, match=r"^dvc.yaml: expected the stage train and its deps") as caught:
         provenance.code_sha256("train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 12345"), OSError("No username set")])
+def test_a_user_without_a_name_is_its_number(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise error
+
+    monkeypatch.setattr(provenance.getpass, "getuser", unknown)
+    assert provenance.user() == str(os.getuid())

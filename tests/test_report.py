@@ -286,7 +286,7 @@ def test_curves_have_a_point_an_epoch_and_whole_epochs_below() -> None:
     assert len(list(drawn(svg).iter("circle"))) == 6
     assert [text for text in texts(svg) if text in ("1", "1.5", "2", "3")].count("1.5") <= 1
     assert "best: epoch 2" in texts(svg)
-    assert charts.across(1, 3, 1).ticks() == [1, 2, 3]
+    assert charts.horizontal_axis(1, 3, 1).ticks() == [1, 2, 3]
 
 
 def test_a_training_of_one_epoch_can_be_drawn() -> None:
@@ -294,13 +294,13 @@ def test_a_training_of_one_epoch_can_be_drawn() -> None:
 
 
 def test_ticks_are_round_and_within_the_scale() -> None:
-    assert charts.across(0, 1).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert charts.across(0.9918, 0.9957).ticks() == [0.992, 0.993, 0.994, 0.995]
-    assert charts.across(1, 300, 1).ticks()[0] == 50
+    assert charts.horizontal_axis(0, 1).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert charts.horizontal_axis(0.9918, 0.9957).ticks() == [0.992, 0.993, 0.994, 0.995]
+    assert charts.horizontal_axis(1, 300, 1).ticks()[0] == 50
 
 
 def test_a_higher_value_is_drawn_higher() -> None:
-    axis = charts.upwards(0, 1)
+    axis = charts.vertical_axis(0, 1)
     assert axis.at(0) > axis.at(0.5) > axis.at(1)
 
 

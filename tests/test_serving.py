@@ -152,7 +152,7 @@ def address(served: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes], log: Path, page: str = "ping") -> None:
-    for _ in range(600):
+    for _ in range(1500):
         assert server.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(f"{address}/{page}", timeout=5).close()  # noqa: S310

@@ -128,6 +128,16 @@ def test_a_server_that_is_not_there_is_said_at_once_without_its_password(monkeyp
     )
 
 
+def test_a_registry_that_is_not_there_is_named(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://ann:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    opened = open_store(f"sqlite:///{local}")
+    with pytest.raises(StoreError) as raised:
+        opened.client.get_model_version_by_alias("digits", "champion")
+    check(str(raised.value), "MLFLOW_REGISTRY_URI=http://***@127.0.0.1:9: no answer (")
+    assert "unset MLFLOW_REGISTRY_URI" in str(raised.value)
+
+
 class Answering(BaseHTTPRequestHandler):
     """Answers as an MLflow server that has the experiment, where the password is right."""
 
