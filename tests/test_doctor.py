@@ -57,7 +57,7 @@ def test_a_store_that_stayed_where_it_was_made_is_well(original: Path) -> None:
     assert words(doctor.moved(database)) == words(doctor.orphans(database)) == []
 
 
-def test_looking_changes_nothing(database: Path) -> None:
+def test_examining_a_store_does_not_change_it(database: Path) -> None:
     before = database.read_bytes()
     assert words(doctor.moved(database)) == words(doctor.moved(database)) != []
     list(doctor.orphans(database))
@@ -83,7 +83,7 @@ def test_a_copy_writes_nothing_into_the_original(database: Path, original: Path)
     assert sorted((original / "mlruns").rglob("*")) == before
 
 
-def test_artifacts_that_nothing_in_the_store_has_are_named_and_left(database: Path) -> None:
+def test_artifacts_without_a_run_are_named_and_not_deleted(database: Path) -> None:
     for name in ("0" * 32, "models/m-0"):
         files.write_text(database.parent / "artifacts" / name / "artifacts" / "file", "")
     found = words(doctor.orphans(database))
@@ -114,7 +114,7 @@ def test_a_deleted_run_is_neither_gone_nor_are_its_artifacts_stray(database: Pat
     assert words(doctor.orphans(database)) == []
 
 
-def test_a_run_whose_process_died_is_closed_without_being_asked(database: Path) -> None:
+def test_a_run_whose_process_died_is_closed_without_fix(database: Path) -> None:
     store = open_store(f"sqlite:///{database}")
     run = tracking.start(store, config.load(), {"data_sha256": "d" * 64})
     assert words(doctor.stale(store)) == []
@@ -138,7 +138,7 @@ def test_a_deleted_experiment_is_found_and_restored_with_its_runs(database: Path
 
 
 @pytest.mark.slow
-def test_a_moved_project_is_told_and_mended_and_an_empty_store_gets_its_run_back(made_project: Project) -> None:
+def test_a_moved_project_and_an_empty_store_are_found_and_mended(made_project: Project) -> None:
     said = made_project.stage("doctor", status=1).stdout
     assert "moved: the store's locations are those of file:///" in said
     assert "--fix mends it" in said

@@ -91,7 +91,7 @@ def test_clean_keeps_the_record_of_the_runs(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_git", [True, False])
-def test_dvc_is_told_where_there_is_no_git(folder, in_git):
+def test_dvc_is_configured_for_a_folder_without_git(folder, in_git):
     make_ready(folder)
     variables = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "DVC_NO_ANALYTICS": "true"}
     dvc = Path(sys.executable).with_name("dvc")

@@ -122,7 +122,7 @@ def test_every_beginning_of_the_order_has_each_class_share(labels, seed, share):
         assert abs(np.sum(array[beginning] == label) - expected) < len(set(labels))
 
 
-def test_the_order_is_the_one_that_the_generator_s_raw_words_give():
+def test_the_order_depends_on_the_raw_output_of_the_generator_alone():
     words = np.random.PCG64(2020).random_raw(4)
     assert words.tolist() == [8638749399453870742, 9487939504240076983, 15937770709437684853, 13270345503764102063]
     assert preprocess.stratify(np.zeros(4, np.uint8), 2020).tolist() == [0, 1, 3, 2]

@@ -187,7 +187,7 @@ def test_the_most_sure_mistake_comes_first(reports: Path) -> None:
     assert found == [("2", "7", "9", "0.95"), ("1", "7", "1", "0.6")]
 
 
-def test_the_gate_speaks_first_with_its_verdict(reports: Path) -> None:
+def test_the_page_begins_with_the_verdict_of_the_gate(reports: Path) -> None:
     page = rendered(reports)
     assert '<p class="verdict warn">Gate: warn. Nothing is shown to be worse; look at the warnings' in page
     assert "<h3>1 lost: right in the base, wrong now</h3>" in page
@@ -349,7 +349,7 @@ def test_a_page_that_a_server_missed_is_kept_the_next_time(
 
 
 @pytest.mark.slow
-def test_a_second_page_on_the_same_thing_is_the_same_and_leaves_nothing_to_commit(made_project: Project) -> None:
+def test_a_second_page_of_the_same_reports_is_the_same_and_leaves_git_clean(made_project: Project) -> None:
     made_project.stage("report")
     page = (made_project.root / report.PAGE).read_bytes()
     made_project.stage("report")

@@ -217,7 +217,7 @@ def test_people_who_ask_at_once_get_their_own_answers(address: str, served: Proj
 
 
 @pytest.mark.slow
-def test_bad_bytes_get_a_reason_and_the_server_lives_on(address: str, surest: tuple[np.ndarray, int]) -> None:
+def test_bad_bytes_get_a_reason_and_the_server_keeps_running(address: str, surest: tuple[np.ndarray, int]) -> None:
     picture = png(np.zeros((50, 50), np.uint8))
     blank = [[0] * 28] * 28
     for images, reason in (

@@ -111,14 +111,14 @@ def test_whatever_a_server_answers_is_one_line(server: Any, fault: str, call: st
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "empty"])
-def test_a_server_that_keeps_nothing_is_not_opened(server: Any, fault: str) -> None:
+def test_a_server_without_experiments_is_not_opened(server: Any, fault: str) -> None:
     server.fault = fault
     with pytest.raises(StoreError) as raised:
         open_store(server.uri)
     check(str(raised.value), FAULTS.get(fault, "expected a store that keeps experiments"))
 
 
-def test_a_server_that_is_not_there_is_said_at_once_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_named_at_once_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@127.0.0.1:9")
     with pytest.raises(StoreError) as raised:
         open_store()
@@ -196,7 +196,7 @@ LOGGED_IN = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": SECR
         ("", LOGGED_IN | {"MLFLOW_TRACKING_SERVER_CERT_PATH": "CERT", "MLFLOW_TRACKING_CLIENT_CERT_PATH": "CERT"}),
     ],
 )
-def test_what_mlflow_reaches_is_reached(
+def test_every_server_that_mlflow_reaches_is_opened(
     company: tuple[str, Path], user: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, certificate = company
@@ -205,7 +205,7 @@ def test_what_mlflow_reaches_is_reached(
     assert store.connect(f"https://{user}{host}").experiment_id == "7"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_said(company: tuple[str, Path]) -> None:
+def test_a_self_signed_certificate_is_named_with_its_remedy(company: tuple[str, Path]) -> None:
     with pytest.raises(StoreError) as raised:
         open_store(f"https://{company[0]}")
     check(
@@ -264,7 +264,7 @@ def test_what_the_libraries_below_raise_is_one_line(library: str) -> None:
 
 
 @pytest.mark.parametrize("error", [UserError("ours"), TypeError("a wrong call"), FileNotFoundError(2, "gone", "model")])
-def test_what_is_not_the_store_s_stays_what_it_is(error: Exception) -> None:
+def test_errors_of_other_kinds_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, translated(DATABASE):
         raise error
     assert raised.value is error

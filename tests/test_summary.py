@@ -8,7 +8,7 @@ import pytest
 from pipeline import files, summary
 
 
-def test_before_anything_is_made_it_says_what_to_type(tmp_path):
+def test_without_reports_the_summary_lists_commands(tmp_path):
     lines = summary.summarize(tmp_path)
     assert any("make ui" in line for line in lines)
     assert not any("accuracy" in line for line in lines)
