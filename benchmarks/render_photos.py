@@ -219,7 +219,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     images, labels = np.load(files.PREPARED / "test-images.npy"), np.load(files.PREPARED / "test-labels.npy")
     rows = render(images, labels, options.count, options.seed, options.folder)
-    print(f"{len(rows)} pictures in {console.shown(options.folder)}")
+    print(f"{len(rows)} pictures in {console.display_path(options.folder)}")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from ``low`` to ``high`` onto pixels ``start`` to ``end``; ticks lie ``least`` or more apart."""
+    """A linear scale of ``low`` to ``high`` onto pixels ``start`` to ``end``; ticks are ``min_step`` or more apart."""
 
     low: float
     high: float
     start: float
     end: float
-    least: float = 0
+    min_step: float = 0
 
     def at(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -35,17 +35,17 @@ class Axis:
         """Return at most seven round values within the scale, 1, 2 or 5 times a power of ten apart."""
         power = 10.0 ** math.floor(math.log10((self.high - self.low) / 6))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * 6.001 >= self.high - self.low)
-        step = max(step, self.least)
+        step = max(step, self.min_step)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def across(low: float, high: float, least: float = 0) -> Axis:
+def horizontal_axis(low: float, high: float, min_step: float = 0) -> Axis:
     """Return a horizontal axis of a chart."""
-    return Axis(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT, least)
+    return Axis(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT, min_step)
 
 
-def upwards(low: float, high: float) -> Axis:
+def vertical_axis(low: float, high: float) -> Axis:
     """Return a vertical axis of a chart."""
     return Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
 
@@ -57,7 +57,7 @@ def curves(title: str, x_label: str, y_label: str, series: Mapping[str, Sequence
     """
     values = [value for each in series.values() for value in each]
     room = 0.05 * (max(values) - min(values))
-    x, y = across(1, max(map(len, series.values())), 1), upwards(min(values) - room, max(values) + room)
+    x, y = horizontal_axis(1, max(map(len, series.values())), 1), vertical_axis(min(values) - room, max(values) + room)
     parts = [_frame(x, y, x_label, y_label)]
     if marked:
         parts.append(_line([(x.at(marked), y.start), (x.at(marked), y.end)], "mark"))
@@ -80,7 +80,7 @@ def reliability(title: str, rows: Sequence[tuple[float, float, int]]) -> Markup:
     """
     lowest = min((min(row[:2]) for row in rows), default=0.0)
     low = math.floor(lowest * 10 - 1e-9) / 10 if lowest > 0 else 0.0
-    x, y = across(max(0.0, low), 1.0), upwards(max(0.0, low), 1.0)
+    x, y = horizontal_axis(max(0.0, low), 1.0), vertical_axis(max(0.0, low), 1.0)
     most = max((images for *_, images in rows), default=1)
     parts = [_frame(x, y, "probability of the answer", "share that is right")]
     parts.append(_line([(x.at(x.low), y.at(y.low)), (x.at(1), y.at(1))], "mark"))

@@ -1,10 +1,11 @@
-"""How the commands speak to people: one-line errors, exit statuses, signals and progress bars."""
+"""What all commands share in a terminal: one-line errors, exit statuses, signals and progress bars."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -22,9 +23,9 @@ Result = TypeVar("Result")
 
 
 class UserError(Exception):
-    """Something the user can put right: one line that names the thing, what was expected and what to do.
+    """An error that the user can correct: one line that names the thing, what was expected and what to do.
 
-    ``status`` is the process's exit status, 2 unless said otherwise.
+    ``status`` is the exit status of the process.
     """
 
     def __init__(self, message: str, *, status: int = 2) -> None:
@@ -33,7 +34,7 @@ class UserError(Exception):
 
 
 class Stopped(BaseException):
-    """The process was asked to end by SIGINT or SIGTERM; ``signum`` says by which."""
+    """The process was asked to end by the signal ``signum``, SIGINT or SIGTERM."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -43,33 +44,36 @@ class Stopped(BaseException):
 def run(main: Callable[[Sequence[str]], int | None], *, hint: str = "") -> NoReturn:
     """Run ``main`` on the command line's arguments and end the process with its status.
 
-    A ``UserError`` is one line and its status; what the file system refuses is one line and 2; SIGINT and SIGTERM
-    unwind the stack (so that ``with`` blocks close what they hold), print ``hint``, and end with 128 + the signal.
+    A ``UserError`` is printed as one line and ends with its status, an error of the file system with 2. SIGINT and
+    SIGTERM raise `Stopped`, so that ``with`` blocks close files and runs; then ``hint`` is printed, and the status is
+    128 + the signal's number. Errors that are faults of the program keep their traceback.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a character that it cannot show is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(sys.argv[1:]) or 0
     except UserError as error:
-        status = _say(f"error: {error}", error.status)
+        status = _print_error(f"error: {error}", error.status)
     except Stopped as stopped:
-        status = _say(f"stopped by {stopped}. {hint}".rstrip(), 128 + stopped.signum)
+        status = _print_error(f"stopped by {stopped}. {hint}".rstrip(), 128 + stopped.signum)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if not error.strerror or (error.filename is None and error.errno not in _FULL):
+        if not error.strerror or (error.filename is None and error.errno not in _NO_SPACE):
             raise
-        remedy = _DISK.get(error.errno or 0, "expected a file or folder that the system lets this command use")
-        status = _say(f"error: {error.filename or 'a file'}: {error.strerror}; {remedy}", 2)
+        remedy = _REMEDIES.get(error.errno or 0, "expected a file or folder that the system lets this command use")
+        status = _print_error(f"error: {error.filename or 'a file'}: {error.strerror}; {remedy}", 2)
     _end(status)
 
 
 def _end(status: int) -> NoReturn:
-    """End as ``sys.exit`` does, but without waiting for threads of ``in_background``, or tearing them.
+    """End as ``sys.exit`` does, but without waiting for the threads of ``in_background``.
 
-    Python up to 3.13 ends a thread that asks for the interpreter by unwinding its stack: inside C++, as OpenCV and
-    TensorFlow are, that aborts the process.
+    Up to 3.13, Python ends a thread that is still running by unwinding its stack. Inside C++ code, such as OpenCV's or
+    TensorFlow's, that aborts the whole process.
     """
     atexit._run_exitfuncs()  # what else `sys.exit` does
     sys.stdout.flush()
@@ -78,7 +82,7 @@ def _end(status: int) -> NoReturn:
 
 
 def in_background(function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-    """Call a function in a thread that does not keep the process from ending, as one of an executor would."""
+    """Call a function in a thread, which, unlike those of an executor, does not keep the process from ending."""
     future: Future[Result] = Future()
 
     def call() -> None:
@@ -91,9 +95,9 @@ def in_background(function: Callable[..., Result], *arguments: Any) -> Future[Re
     return future
 
 
-_FULL = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run it again, nothing is half-written")
-_DISK = {
-    **_FULL,
+_NO_SPACE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run it again, nothing is half-written")
+_REMEDIES = {
+    **_NO_SPACE,
     errno.EROFS: "expected a folder that can be written",
     errno.EACCES: "expected a file or folder that this user may read and write",
     errno.EPERM: "expected a file or folder that this user may read and write",
@@ -123,9 +127,9 @@ class _Undisturbed:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hear of SIGINT and SIGTERM after the block: a transaction that is torn leaves its database locked.
+    """Delay SIGINT and SIGTERM until the end of the block: an interrupted transaction leaves its database locked.
 
-    Python runs the handlers of signals in the main thread only: no other needs, or may take, this care.
+    Python runs signal handlers in the main thread only, so in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -140,13 +144,13 @@ def undisturbed() -> Iterator[None]:
             raise Stopped(signum)
 
 
-def _say(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
     print(message, file=sys.stderr)
     return status
 
 
 def no_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments for a stage that takes none: params.yaml says what it does, and ``--help`` its docstring."""
+    """Raise ``UserError`` for arguments of a stage that takes none; ``--help`` prints the stage's docstring."""
     if {"-h", "--help"} & set(arguments):
         stage = sys.modules["__main__"]
         print(f"{(stage.__doc__ or '').strip()}\n\nexample: python -m {getattr(stage.__spec__, 'name', '')}")
@@ -161,18 +165,18 @@ LOG_SECONDS = 60  # between two lines of progress in a log
 
 
 class _LogBar(tqdm):
-    """Progress for a log: a whole line each time, where a terminal's bar is drawn over itself."""
+    """A progress bar for a log file: each state is a new line, where a terminal's bar overwrites itself."""
 
     def clear(self, nolock: bool = False) -> None:
         """Leave the lines of a log as they are."""
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
-        """Write a line, but not again after every line of others, for which tqdm asks with ``nolock``."""
+        """Write a line; but not when ``nolock`` is set: tqdm then redraws the bar after another program's output."""
         if not nolock:
             super().refresh(nolock, lock_args)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
-        """Write the bar's state as a line; an empty ``msg``, which clears a bar, clears nothing here."""
+        """Write the bar's state as a line; an empty ``msg``, with which tqdm clears a bar, writes nothing."""
         if msg != "":
             print(msg or self, file=sys.stderr, flush=True)
 
@@ -187,20 +191,20 @@ def progress(total: int | None, what: str, unit: str, **options: Any) -> tqdm:
 
 
 def log(message: str) -> None:
-    """Write a line of progress where standard error is a log; a terminal has its bar."""
+    """Write a line of progress where standard error is a log file; in a terminal the progress bar shows it."""
     if not sys.stderr.isatty():
         print(message, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the largest unit that it fills twice."""
+    """Return a duration in words: in hours from two hours on, in minutes from two minutes on, else in seconds."""
     unit, size = next((each for each in (("hour", 3600), ("minute", 60)) if seconds >= 2 * each[1]), ("second", 1))
     number = max(round(seconds / size), 1)
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
-def shown(path: Path) -> str:
-    """Return ``path`` as a person would type it from here: relative where that is shorter."""
+def display_path(path: Path) -> str:
+    """Return ``path`` for a message: relative to the current folder where it is inside it, else as it is."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -209,17 +213,17 @@ def shown(path: Path) -> str:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Hold back what libraries write to standard error below Python; show it after all when the block fails."""
+    """Suppress what C and C++ libraries write to standard error; print it if the block raises an exception."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             yield
         except BaseException:
-            said.seek(0)
-            os.write(kept, said.read())
+            output.seek(0)
+            os.write(original, output.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)

@@ -1,12 +1,12 @@
-"""Doctor: find what is no longer true in the MLflow store, and mend it.
+"""Doctor: find and repair what is wrong in the MLflow store.
 
 python -m pipeline.doctor [--fix]
 
 Looks for runs left RUNNING by processes that died, artifacts without a run and runs without artifacts, absolute
 locations after the project was moved, and a model in models/ that has no run, as in an empty store.
 
-Mends   stale runs always; with --fix also the locations, and the missing run from the reports that DVC keeps. What is
-        gone cannot be mended, and what nobody knows is not deleted: both are said.
+Mends   stale runs always; with --fix also a deleted experiment, the locations, and the missing run, from the reports
+        that DVC keeps. Lost artifacts cannot be restored, and artifacts without a run are not deleted: both are named.
 Exits   0 all is well now · 1 something is left · 2 usage, or a store out of reach
 """
 
@@ -41,7 +41,7 @@ KINDS = (  # what has artifacts: its name, where they lie, a file of them, all o
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, in words, and what mends it: always, or with ``--fix``."""
+    """A fault in words, and the function that mends it: always, or with ``--fix``."""
 
     words: str
     mend: Callable[[], object] | None = None
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Examine the store, mend what is to be mended, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.doctor",
-        description="Is all that MLflow tells still true?",
+        description="Find and repair faults of the MLflow store.",
         epilog="example: python -m pipeline.doctor --fix",
     )
     parser.add_argument("--fix", action="store_true", help="mend what can be mended")
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def treat(finding: Finding, *, fix: bool) -> bool:
-    """Mend a finding where that is asked for, say so, and return whether it is mended."""
+    """Mend a finding if ``fix`` or the finding itself asks for it, print it, and return whether it is mended."""
     mended = finding.mend is not None and (fix or finding.always)
     if mended and finding.mend:
         finding.mend()
@@ -75,18 +75,18 @@ def treat(finding: Finding, *, fix: bool) -> bool:
 
 
 def examine(uri: str) -> Iterator[Finding]:
-    """Yield what is wrong, one after the other: each may be mended before the next is looked for."""
+    """Yield the faults; the caller may mend each one before the next is looked for."""
     database = database_of(uri)
     if database and database.exists():
         yield from moved(database)
-        yield from strays(database)
+        yield from orphans(database)
     store = connect(uri)
     if store.deleted:
         yield from deleted(store)
         store = connect(uri)
     if not store.deleted:
         yield from stale(store)
-        yield from untold(store)
+        yield from missing_run(store)
 
 
 def deleted(store: Store) -> Iterator[Finding]:
@@ -102,18 +102,18 @@ def moved(database: Path) -> Iterator[Finding]:
         yield Finding(f"moved: the store's locations are those of {old}", lambda: relocate(database))
 
 
-def strays(database: Path) -> Iterator[Finding]:
+def orphans(database: Path) -> Iterator[Finding]:
     """Find artifacts that nothing in a local store has, and runs and models whose artifacts are gone."""
     for kind, folder, file, everything, complete in KINDS:
         place, known = database.parent / folder, _ids(database, everything)
         for path in sorted(place.iterdir() if place.is_dir() else ()):
             if path.name not in known and (path / "artifacts").is_dir():
                 yield Finding(
-                    f"stray: {console.shown(path)} is of no {kind} in the store; remove it if nobody needs it"
+                    f"orphan: {console.display_path(path)} is of no {kind} in the store; remove it if nobody needs it"
                 )
         for each in sorted(_ids(database, everything + complete)):
             if not (place / each / "artifacts" / file).is_file():
-                yield Finding(f"gone: the artifacts of {kind} {each}, expected in {console.shown(place / each)}")
+                yield Finding(f"gone: the artifacts of {kind} {each}, expected in {console.display_path(place / each)}")
 
 
 def _ids(database: Path, query: str) -> set[str]:
@@ -130,12 +130,12 @@ def stale(store: Store) -> Iterator[Finding]:
             yield Finding(words, close, always=True)
 
 
-def untold(store: Store) -> Iterator[Finding]:
+def missing_run(store: Store) -> Iterator[Finding]:
     """Find that the model which the reports describe has no run."""
     report = files.REPORTS / "train.json"
     if report.exists() and not tracking.find_run(store):
         words = (
-            f"untold: the store has no run of model {files.read_report(report)['model_sha256'][:12]} in {files.MODELS}"
+            f"missing: the store has no run of model {files.read_report(report)['model_sha256'][:12]} in {files.MODELS}"
         )
         yield Finding(words, lambda: tracking.restore(store))
 

@@ -48,7 +48,7 @@ class Answers:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate the model in models/ on the test digits."""
-    from pipeline import tracking  # who only reads this module does not wait for MLflow
+    from pipeline import tracking  # imported here, since importing MLflow takes seconds
 
     console.no_arguments(arguments)
     images, labels = load_test(files.PREPARED)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def load_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the test digits: images uint8 [n, 28, 28] and labels uint8 [n]; raise ``UserError`` where they are not."""
+    """Return the test images, uint8 [n, 28, 28], and labels, uint8 [n]; raise ``UserError`` for other arrays."""
     images, labels = (_load(folder / name) for name in (IMAGES, LABELS))
     if images.ndim != 3 or images.shape[1:] != (28, 28) or images.dtype != np.uint8:
         raise UserError(f"{folder / IMAGES}: expected uint8 [n, 28, 28], found {images.dtype} {list(images.shape)}")
@@ -73,7 +73,7 @@ def load_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Raise ``UserError`` where a label is none of the model's classes."""
+    """Raise ``UserError`` if a label is not the number of one of the model's ``classes``."""
     if labels.max() >= len(classes):
         raise UserError(
             f"{files.PREPARED / LABELS}: expected labels 0 to {len(classes) - 1}, found {labels.max()}; `dvc repro`"
@@ -124,9 +124,9 @@ def identify(models: Path, prepared: Path) -> dict[str, Any]:
 
 
 def multiply_adds(network: bytes) -> int:
-    """Count the multiplications of one answer in the dense operations of a LiteRT network: its latency class.
+    """Count the multiply-adds for one image in the convolutions and dense layers of a LiteRT network.
 
-    A duration would differ from machine to machine; this is the same on all of them.
+    It stands for the latency: a measured duration would differ from machine to machine.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -161,7 +161,7 @@ def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def prediction_rows(answers: Answers, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Return one row for each image, which paired statistics need: index, label, prediction, probability."""
+    """Return index, label, prediction and probability of each image; paired statistics need all of them."""
     columns = (labels.tolist(), answers.predictions.tolist(), answers.confidence.tolist())
     return [
         {"index": index, "label": label, "prediction": prediction, "probability": probability}
@@ -201,7 +201,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """Return the result in a line."""
+    """Return the metrics in one line."""
     return (
         "test accuracy {test_accuracy:.4f} ({test_accuracy_low:.4f} to {test_accuracy_high:.4f}) on {test_images:,} "
         "images, loss {test_loss:.4f}, calibration error {calibration_error:.4f}"

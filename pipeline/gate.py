@@ -1,4 +1,4 @@
-"""Gate: say whether a change makes the model worse, and let a model that passes into the registry.
+"""Gate: decide whether a change makes the model worse, and register a model that passes.
 
 python -m pipeline.gate [REVISION] [--against REVISION|champion] [--promote] [--rollback]
 
@@ -37,7 +37,7 @@ SHOWN, COLUMNS = 15, 5  # pictures of each kind; in a row
 
 
 class Verdict(StrEnum):
-    """What a check, or the gate, says: the most severe first, in which order `conclude` looks for them."""
+    """The result of a check, or of the whole gate; `conclude` takes the first of this order that occurs."""
 
     FAILED = "fail"
     INCOMPARABLE = "cannot compare"
@@ -56,7 +56,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One check of the gate: its verdict, what was found, and what params.yaml asks for."""
+    """One check of the gate: its verdict, what was found, and what params.yaml requires."""
 
     name: str
     verdict: Verdict
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.gate",
-        description="Does this change make it worse?",
+        description="Decide whether a change makes the model worse.",
         epilog="example: python -m pipeline.gate --against champion --promote",
     )
     parser.add_argument("revision", nargs="?", default="", help="what to judge, from git alone; default the workspace")
@@ -138,14 +138,14 @@ def _register(verdict: Verdict, base: Evidence, *, promote: bool) -> str:
 
 
 def _registry() -> tuple[Any, Any]:
-    from pipeline import registry  # MLflow takes its time: only for who needs it
+    from pipeline import registry  # imported here, since importing MLflow takes seconds
     from pipeline.store import open_store
 
     return registry, open_store()
 
 
 def attempt(read: Callable[[], Evidence]) -> Evidence | IncomparableError:
-    """Return the evidence, or why there is none."""
+    """Return the evidence that ``read`` returns, or the ``IncomparableError`` that it raises."""
     try:
         return read()
     except IncomparableError as error:
@@ -155,7 +155,7 @@ def attempt(read: Callable[[], Evidence]) -> Evidence | IncomparableError:
 def decide(
     challenger: Evidence | IncomparableError, base: Evidence | IncomparableError, limits: config.Gate
 ) -> list[Check]:
-    """Return what can be said of ``challenger`` from its reports and from those of ``base``."""
+    """Return all checks of ``challenger`` that its reports and those of ``base`` allow."""
     if isinstance(challenger, IncomparableError):
         return [Check("reports", Verdict.INCOMPARABLE, str(challenger), "the reports of one model")]
     return [check_reports(challenger), *check_bounds(challenger, limits), *check_against_base(challenger, base, limits)]
@@ -168,7 +168,7 @@ def conclude(checks: Sequence[Check]) -> Verdict:
 
 
 def check_dvc_status(status: Mapping[str, Any]) -> Check:
-    """Check that ``dvc status``, as its JSON says it, finds every output made by this code, data and params.yaml."""
+    """Check by the JSON of ``dvc status`` that every output was made by this code, data and params.yaml."""
     found = f"changed: {', '.join(status)}; `dvc repro`" if status else "clean"
     return Check("dvc status", Verdict.FAILED if status else Verdict.PASSED, found, "clean")
 
@@ -263,7 +263,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
 
 
 def dvc_status() -> dict[str, Any]:
-    """Return what ``dvc status`` says; raise ``UserError`` when it cannot say anything."""
+    """Return the JSON of ``dvc status``; raise ``UserError`` with DVC's message if it fails."""
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

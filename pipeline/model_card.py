@@ -9,12 +9,10 @@ from pipeline.console import UserError
 
 
 def card(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
-    """Return the model card, in Markdown."""
-    made = (
-        f"Trained with {', '.join(f'{name[6:]} {params[name]}' for name in sorted(params) if name in NAMED)}; "
-        f"data `{tags.get('data.sha256', '')[:12]}`, model `{tags.get('model.sha256', '')[:12]}`, "
-        f"commit `{tags.get('git.commit', '')[:12]}`."
-    )
+    """Return the model card of a run from its parameters, metrics and tags; what they lack is left out."""
+    settings = ", ".join(f"{name[6:]} {params[name]}" for name in sorted(params) if name in NAMED)
+    digests = [f"{words} `{tags[tag][:12]}`" for tag, words in DIGESTS.items() if tags.get(tag)]
+    made = f"Trained with {settings}; {', '.join(digests)}."
     lines = [
         f"# {tags.get('data.title', '')}, 28 x 28",
         f"A convolutional network of {metrics.get('parameters', 0):,.0f} parameters. Its answers for an image:",
@@ -46,6 +44,7 @@ CARD = (
 )
 
 
+DIGESTS = {"data.sha256": "data", "model.sha256": "model", "git.commit": "commit"}  # without git there is no commit
 NAMED = {f"train.{name}" for name in ("batch_size", "dropout", "patience", "epochs", "learning_rate", "seed")}
 
 

@@ -109,7 +109,7 @@ def pictures_in(folder: Path) -> list[Path]:
     """Return the picture files of a folder in name order."""
     found = pictures_of(folder)
     if not found:
-        raise UserError(f"{console.shown(folder)}: expected pictures in this folder, found none")
+        raise UserError(f"{console.display_path(folder)}: expected pictures in this folder, found none")
     return found
 
 

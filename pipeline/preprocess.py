@@ -1,11 +1,11 @@
-"""Check the raw images, split the training ones by class, and show what there is.
+"""Check the raw images, split the training images with equal shares of each class, and draw samples.
 
 Reads   data/raw, params.yaml's `preprocess` and `data.classes`
 Writes  data/prepared/{train,validation,test}-{images,labels}.npy (uint8 [n, 28, 28] and [n]) and classes.json (their
         names), reports/data.json, reports/digits.png
 Expect  of MNIST: first label 5, and a first image with mean 35.108418, or 0.13768007 when scaled to [0, 1].
 
-Pixels stay as they are: scaling belongs to the model.
+Pixel values are not scaled: the model does that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Split = tuple[np.ndarray, np.ndarray]
 def read_idx(path: Path, kind: str, classes: int = 256) -> np.ndarray:
     """Return the ``images`` (uint8 [n, 28, 28]) or the ``labels`` (uint8 [n], below ``classes``) of an IDX file.
 
-    Raises ``UserError`` for anything else: it names the file, what it holds and what was expected.
+    Raises ``UserError`` for any other content; it names the file, what was found and what was expected.
     """
     if not path.is_file():
         raise UserError(f"{path}: expected the {kind} here; run `dvc repro fetch`")
@@ -47,7 +47,7 @@ def read_idx(path: Path, kind: str, classes: int = 256) -> np.ndarray:
 
 
 def _count(path: Path, content: bytes, kind: str) -> int:
-    """Check an IDX file's header and length; return how many things it holds."""
+    """Check an IDX file's header and length, and return its number of images or labels."""
     axes = AXES[kind]
     magic, expected = content[:4], bytes([0, 0, 8, 1 + len(axes)])
     if magic != expected:
@@ -101,10 +101,10 @@ def check_sums(folder: Path) -> None:
 
 
 def stratify(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return a seeded order of the digits in which every beginning has each class's share, to within a digit.
+    """Return a seeded order, int [n], in which the first k labels have each class's share of k, to within one label.
 
-    Each class is shuffled and spread evenly over [0, 1). Only PCG64's raw words are used: NumPy promises these bits for
-    good, on every machine, which it does not for its shuffles.
+    Each class is shuffled, and its members are spread evenly over [0, 1). Only the raw output of PCG64 is used: NumPy
+    guarantees that it stays the same in all versions and on all machines, which it does not for its shuffles.
     """
     words = np.random.PCG64(seed).random_raw(len(labels))
     shuffled = np.argsort(words, kind="stable")
@@ -116,9 +116,9 @@ def stratify(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def split(raw: Split, test: Split, params: config.Preprocess) -> dict[str, Split]:
-    """Return the ``train``, ``validation`` and ``test`` parts; no digit is in two of them.
+    """Return the parts ``train``, ``validation`` and ``test``; no image is in two of them.
 
-    Validation digits come first in the stratified order, so that learning from fewer digits is judged by the same ones.
+    The validation images come first in the stratified order, so that they stay the same when ``train`` is made smaller.
     """
     order = stratify(raw[1], params.seed)
     chosen = {
@@ -141,7 +141,10 @@ def check_sizes(params: config.Preprocess, raw: int, test: int) -> None:
 
 
 def describe(parts: Mapping[str, Split], first: Split, classes: Sequence[str]) -> dict[str, object]:
-    """Return the data report: sizes, classes, brightness, images in two parts; ``first`` is the raw training pair."""
+    """Return the data report: sizes, counts of classes, brightness, and images that occur twice.
+
+    ``first`` holds the raw training images and labels, of which the first one is reported.
+    """
     report: dict[str, object] = {
         "first_label": int(first[1][0]),
         "first_mean": round(float(first[0][0].mean()), 6),
@@ -160,7 +163,7 @@ def describe(parts: Mapping[str, Split], first: Split, classes: Sequence[str]) -
 
 
 def draw(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Return a sheet as PNG: a row a class, its mean image in front, dark ink on white paper."""
+    """Return samples as a PNG, dark ink on white: one row for each class, which begins with its mean image."""
     font = ImageFont.load_default(18)
     wide = max(CELL, *(math.ceil(font.getlength(name)) for name in classes))
     width, height = MARGIN * 4 + wide + CELL * (COLUMNS + 1), MARGIN * 2 + CELL * len(classes)
@@ -198,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
     files.write_json(files.REPORTS / "data.json", report)
     files.write_bytes(files.REPORTS / "digits.png", draw(*parts["train"], classes))
     sizes = [f"{len(labels):,}" for _, labels in parts.values()]
-    print("preprocess: {} images to learn from, {} that decide, {} to test".format(*sizes))
+    print("preprocess: {} training, {} validation and {} test images".format(*sizes))
 
 
 if __name__ == "__main__":

@@ -28,22 +28,22 @@ PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "ai-edge-l
 
 @dataclass(frozen=True)
 class Origin:
-    """Where runs of this process come from: commit, DVC experiment, machine, process; and what is not committed."""
+    """The origin of a run: tags for commit, DVC experiment and machine, and a patch of the uncommitted changes."""
 
     tags: dict[str, str]
     patch: bytes
 
 
 def find_origin() -> Origin:
-    """Return where a run that starts now comes from, and say on standard error what of it is not kept.
+    """Return the origin of a run that starts now, and print on standard error which changes are not kept with it.
 
-    Outside git, or before the first commit, a run has no ``git.commit``. Where git is there and fails, as in a clone of
-    another user, that is a ``UserError``: a run that silently came from nowhere could not be reproduced.
+    Outside git, or before the first commit, a run has no tag ``git.commit``. Raises ``UserError`` where git fails, as
+    in a clone that another user owns: a run without a commit could not be reproduced, and nobody would notice.
     """
     tags = {
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": user(),
         **_dvc_tags(),
         **_machine_tags(),
     }
@@ -53,26 +53,34 @@ def find_origin() -> Origin:
     except git.NoRepositoryError as error:
         commit, reason = "", str(error)
     if not commit:
-        _say(f"{reason}: this run names no commit, and `reproduce` cannot make it again")
+        _note(f"{reason}: this run names no commit, and `reproduce` cannot make it again")
         return Origin(tags | {"git.dirty": "unknown"}, b"")
     changes = find_changes()
     dirty = "true" if changes.is_dirty else "unknown" if changes.left_out else "false"
     tags |= {"git.commit": commit, "mlflow.source.git.commit": commit, "git.dirty": dirty}
     if changes.left_out:
-        tags[LEFT_OUT] = _listed(changes.left_out)[:4000]  # MLflow refuses tags over 5,000 characters
-        _say(f"not committed, and not kept with this run: {tags[LEFT_OUT]}")
+        tags[LEFT_OUT] = _join_left_out(changes.left_out)[:4000]  # MLflow refuses tags over 5,000 characters
+        _note(f"not committed, and not kept with this run: {tags[LEFT_OUT]}")
     return Origin(tags, changes.patch)
+
+
+def user() -> str:
+    """Return the name of the user, or the number where the system knows no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the second since Python 3.13
+        return str(os.getuid())
 
 
 LEFT_OUT = "git.left_out"  # the tag of a run
 
 
-def _say(words: str) -> None:
+def _note(words: str) -> None:
     print(f"note: {words}", file=sys.stderr)
 
 
 def digests(params: Params, data_sha256: str) -> dict[str, str]:
-    """Return what a model is made of, by sha256: data, parameters, and the code of the stage ``train``."""
+    """Return the sha256 of all that a model depends on: data, parameters, and the code of the stage ``train``."""
     return {
         "code_sha256": code_sha256("train"),
         "data_sha256": data_sha256,
@@ -81,7 +89,7 @@ def digests(params: Params, data_sha256: str) -> dict[str, str]:
 
 
 def code_sha256(stage: str) -> str:
-    """Return the digest of the modules that dvc.yaml names for a stage."""
+    """Return the digest of the modules that dvc.yaml names for a stage; raise ``UserError`` if it has no such stage."""
     try:
         deps = yaml.safe_load((files.ROOT / "dvc.yaml").read_text("utf-8"))["stages"][stage]["deps"]
         paths = [files.ROOT / path for path in deps if path.endswith(".py")]
@@ -105,7 +113,7 @@ def _machine_tags() -> dict[str, str]:
 
 @functools.cache  # a sweep asks a thousand times, and each answer is read from a file
 def pinned(names: tuple[str, ...]) -> list[str]:
-    """Return packages with their versions, as pip takes them."""
+    """Return the installed versions of packages as requirements for pip, such as ``numpy==2.4.6``."""
     return [f"{name}=={version(name)}" for name in names]
 
 
@@ -116,7 +124,7 @@ def _dvc_tags() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs from the last commit: a patch of what is kept with a run, and why the other files are left out."""
+    """Uncommitted changes: a patch of those that are kept with a run, and for each other file why it is left out."""
 
     patch: bytes
     left_out: dict[str, str]
@@ -137,13 +145,13 @@ LARGEST, LARGEST_SUM = 1_000_000, 5_000_000  # bytes of a new file, and of all o
 
 
 def find_changes() -> Changes:
-    """Return what differs from the last commit in the current folder, apart from what stages write.
+    """Return the uncommitted changes in the current folder, without the outputs of stages.
 
-    The rule of what is kept: every change of a file that the last commit has, and new files of code and configuration
-    (``CODE``) of at most 1 MB each and 5 MB in all, those nearest to the project's folder first. Never kept is what
-    looks like a secret by its name or its folder's (``SECRETS``), also where the last commit has it: the key in it may
-    be new. Links, repositories within this one and what cannot be read are left out too. Files that are left out are
-    not read. Git's own folder is not written to.
+    Kept are all changes of files that the last commit has, and new files of code and configuration (``CODE``) of at
+    most 1 MB each and 5 MB in all, those nearest to the project's folder first. Never kept are files that look like
+    secrets by their name or their folder's (``SECRETS``), even if the last commit has them, since the key in them may
+    be new. Links, nested repositories and files that cannot be read are left out too. Files that are left out are not
+    read. Git's own folder is not written to.
     """
     top = Path(git.text("rev-parse", "--show-toplevel"))
     prefix = git.text("rev-parse", "--show-prefix")
@@ -151,17 +159,17 @@ def find_changes() -> Changes:
     found = git.run(*words)
     entries = [(os.fsdecode(entry[:2]), os.fsdecode(entry[3:])) for entry in found.stdout.split(b"\0") if entry]
     left_out = {os.fsdecode(name): "cannot be read" for name in _UNREADABLE.findall(found.stderr)}
-    kept, room = [], LARGEST_SUM
+    kept, capacity = [], LARGEST_SUM
     for code, name in sorted(entries, key=lambda entry: (entry[1].count("/"), entry[1])):
         is_new = code == "??" or "A" in code
         inner = name.removeprefix(prefix)
         is_there = "D" not in code and os.path.lexists(top / name)
-        reason = _unfit(top / name, inner, room if is_new else None) if is_there else ""
+        reason = _reason_left_out(top / name, inner, capacity if is_new else None) if is_there else ""
         if reason:
             left_out[inner] = reason
             continue
         kept.append(name)
-        room -= (top / name).lstat().st_size if is_new and is_there else 0
+        capacity -= (top / name).lstat().st_size if is_new and is_there else 0
     with tempfile.TemporaryDirectory() as folder:
         patch, refused = _patch(kept, top, Path(folder))
     left_out |= {name.removeprefix(prefix): "cannot be read" for name in refused}
@@ -171,37 +179,40 @@ def find_changes() -> Changes:
 _UNREADABLE = re.compile(rb"could not open directory '(.*)'")
 
 
-def _unfit(path: Path, name: str, room: int | None) -> str:
-    """Return why a change is not kept, or nothing; ``room`` is what new files may still have in bytes."""
+def _reason_left_out(path: Path, name: str, capacity: int | None) -> str:
+    """Return why a change is not kept, or nothing; ``capacity`` is how many bytes of new files may still be kept."""
     if any(fnmatch.fnmatch(part.lower(), pattern) for part in Path(name).parts for pattern in SECRETS):
         return "looks like a secret"
     if path.is_dir() and not path.is_symlink():
         return "another git repository"
-    if room is None:
+    if capacity is None:
         return ""
     if not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in CODE) or not stat.S_ISREG(path.lstat().st_mode):
         return "not code or configuration"
     size = path.lstat().st_size
     if size > LARGEST:
         return f"over {LARGEST // 1_000_000} MB"
-    return f"over {LARGEST_SUM // 1_000_000} MB in all" if size > room else ""
+    return f"over {LARGEST_SUM // 1_000_000} MB in all" if size > capacity else ""
 
 
 def _patch(names: Sequence[str], top: Path, folder: Path) -> tuple[bytes, list[str]]:
-    """Return a patch of these files, and those that git cannot take; index and new objects lie in ``folder``."""
+    """Return a patch of these files, and the names of those that git cannot add.
+
+    The index and the new objects are written to ``folder``, not to the repository.
+    """
     if not names:
         return b"", []
     objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
     quoted = objects.replace("\\", "\\\\").replace('"', '\\"')
-    apart = {
+    separate = {
         "GIT_INDEX_FILE": str(folder / "index"),
         "GIT_OBJECT_DIRECTORY": str(folder),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{quoted}"',
     }
-    git.run(*_AS_IT_IS, "read-tree", "HEAD", cwd=top, variables=apart)
-    refused = _add(names, top, apart)
+    git.run(*_AS_IT_IS, "read-tree", "HEAD", cwd=top, variables=separate)
+    refused = _add(names, top, separate)
     words = ("diff-index", "--cached", "--binary", "--no-renames", "--no-ext-diff", "HEAD")
-    return git.run(*_AS_IT_IS, *words, cwd=top, variables=apart).stdout, refused
+    return git.run(*_AS_IT_IS, *words, cwd=top, variables=separate).stdout, refused
 
 
 _AS_IT_IS = (  # every byte, and every file of the commit
@@ -211,11 +222,14 @@ _AS_IT_IS = (  # every byte, and every file of the commit
 
 
 def _add(names: Sequence[str], top: Path, variables: Mapping[str, str]) -> list[str]:
-    """Add files to the index and return those that git cannot take: it takes none of a list that holds one of them."""
+    """Add files to the index and return those that git cannot add.
+
+    Git adds no file of a list if it cannot add one of them; so the list is halved until that one is alone.
+    """
     listed = b"\0".join(map(os.fsencode, names))
     try:
         words = ("update-index", "--add", "--remove", "-z", "--stdin")
-        git.run(*_AS_IT_IS, *words, cwd=top, given=listed, variables=variables)
+        git.run(*_AS_IT_IS, *words, cwd=top, stdin=listed, variables=variables)
     except git.GitError:
         half = len(names) // 2
         return [*_add(names[:half], top, variables), *_add(names[half:], top, variables)] if half else list(names)
@@ -227,7 +241,7 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _listed(left_out: Mapping[str, str], most: int = 20) -> str:
-    """Return files that are left out, with the reason, as one line."""
+def _join_left_out(left_out: Mapping[str, str], most: int = 20) -> str:
+    """Return one line that names the files that are left out, with the reasons; at most ``most`` of them."""
     shown = [f"{name} ({reason})" for name, reason in list(left_out.items())[:most]]
     return ", ".join(shown) + (f", and {len(left_out) - most} more" if len(left_out) > most else "")

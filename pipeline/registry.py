@@ -1,19 +1,18 @@
-"""The registered model `digits`: which version is challenger, champion and previous, and what put it there.
+"""The registered model `digits`: its versions and the aliases `challenger`, `champion` and `previous`.
 
-The gate does all of it:
+The gate calls all of it:
 
     version = registry.challenge(store, run)                       # the model in models/ passed: offer it
     registry.promote(store, {"verdict": "pass", "base": "..."})    # --promote: champion <- challenger
     registry.rollback(store)                                       # --rollback: champion <-> previous
     read = registry.reports_of(store, registry.find(store, registry.CHAMPION))   # --against champion
-    evidence.read_evidence("the champion", read)
+    evidence.read("the champion", read)
 
-A version's tags say which run, commit and model it is, and who promoted it, when, and on what verdict.
+The tags of a version name its run, commit and model, and who promoted it, when, and with which verdict of the gate.
 """
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from pipeline import files, tracking
+from pipeline import files, provenance, tracking
 from pipeline.console import UserError
 from pipeline.learning import model
 from pipeline.store import Store, StoreError
@@ -29,7 +28,14 @@ from pipeline.tracking import Run
 
 MODEL = "digits"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-KEPT = ("model.sha256", "code.sha256", "data.sha256", "params.sha256", "git.commit", "git.dirty")  # tags of the run
+COPIED_TAGS = (
+    "model.sha256",
+    "code.sha256",
+    "data.sha256",
+    "params.sha256",
+    "git.commit",
+    "git.dirty",
+)  # tags of the run
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def _registered(store: Store, model_id: str) -> Version | None:
 def _register(store: Store, run: Run, model_id: str, known: Mapping[str, str]) -> Version:
     _make_model(store)
     location = store.client.get_logged_model(model_id).artifact_location
-    tags = {name: known[name] for name in KEPT if name in known} | {"model.id": model_id}
+    tags = {name: known[name] for name in COPIED_TAGS if name in known} | {"model.id": model_id}
     words = known.get("mlflow.note.content")  # the model card
     created = store.client.create_model_version(MODEL, location, run.run_id, tags, description=words, model_id=model_id)
     return _version(created)
@@ -109,13 +115,13 @@ def _make_model(store: Store) -> None:
 def promote(store: Store, gate: Mapping[str, str]) -> Version:
     """Move ``champion`` to the challenger and keep the old champion as ``previous``; the caller has seen it pass.
 
-    ``gate`` is what the gate has to say, such as its verdict and the base; it is kept in the version's tags as
-    ``gate.*``, beside who promoted it and when. Promoting the champion again changes nothing.
+    ``gate`` is the gate's result, such as its verdict and the base; it is written to the version's tags as ``gate.*``,
+    with the user and the time. Promoting the champion again changes nothing.
     """
     challenger, champion = need(store, CHALLENGER), find(store, CHAMPION)
     if champion and champion.number == challenger.number:
         return champion
-    tags = {f"gate.{name}": value for name, value in gate.items()} | _signed("promoted")
+    tags = {f"gate.{name}": value for name, value in gate.items()} | _signature("promoted")
     _tag(store, challenger, tags | {"promoted.over": champion.number if champion else ""})
     if champion:  # first, so that whatever happens in between there is a champion
         store.client.set_registered_model_alias(MODEL, PREVIOUS, champion.number)
@@ -124,18 +130,18 @@ def promote(store: Store, gate: Mapping[str, str]) -> Version:
 
 
 def rollback(store: Store) -> Version:
-    """Let champion and previous change places, so that a second rollback undoes the first; return the new champion."""
+    """Swap the aliases ``champion`` and ``previous``; return the new champion. A second call undoes the first."""
     champion, previous = need(store, CHAMPION), find(store, PREVIOUS)
     if not previous:
         raise UserError(f"models:/{MODEL}@{PREVIOUS}: no version was champion before {champion}")
-    _tag(store, champion, _signed("rolled_back"))
+    _tag(store, champion, _signature("rolled_back"))
     store.client.set_registered_model_alias(MODEL, CHAMPION, previous.number)
     store.client.set_registered_model_alias(MODEL, PREVIOUS, champion.number)
     return need(store, CHAMPION)
 
 
-def _signed(deed: str) -> dict[str, str]:
-    return {f"{deed}.by": getpass.getuser(), f"{deed}.at": datetime.now(UTC).isoformat(timespec="seconds")}
+def _signature(action: str) -> dict[str, str]:
+    return {f"{action}.by": provenance.user(), f"{action}.at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _tag(store: Store, version: Version, tags: Mapping[str, str]) -> None:
@@ -144,5 +150,5 @@ def _tag(store: Store, version: Version, tags: Mapping[str, str]) -> None:
 
 
 def reports_of(store: Store, version: Version) -> Callable[[str], bytes | None]:
-    """Return what gives the bytes of a version's reports and params.yaml by their path here, or None."""
+    """Return a function from a path, such as reports/metrics.json, to the version's bytes of it, or None."""
     return lambda path: tracking.Run(store, version.run_id).read(path)

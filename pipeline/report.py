@@ -1,10 +1,10 @@
-"""Report: one page that says how the model in front of you is doing, and what it was made of.
+"""Report: one page with the metrics of the model in models/, its curves, mistakes and origin.
 
     python -m pipeline.report
 
-Reads   reports/, dvc.lock, params.yaml; what has not been made is left out
+Reads   reports/, dvc.lock, params.yaml; a section whose report does not exist is left out
 Writes  reports/index.html: one file that loads nothing, for light and dark, wide and narrow screens
-        The page is kept with the model's MLflow run too. It names the commit, and so it is no output of a DVC stage.
+        The page is also logged to the model's MLflow run. It names the commit, and so it is no output of a DVC stage.
 """
 
 from __future__ import annotations
@@ -17,21 +17,40 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from pipeline import charts, console, files, git, provenance
+from pipeline import charts, config, console, files, git, provenance
 from pipeline.console import UserError
 
 PAGE = files.REPORTS / "index.html"
-UNLOGGED = "<!-- not yet kept with the model's run -->\n"  # makes the page another one, so that the next call keeps it
+UNLOGGED = "<!-- not yet logged to the model's run -->\n"  # at the end of a page that the next call has to log
 TEMPLATE = "report.html"
-TABLES = ("history", "calibration", "predictions", "photos", "sweep")
+NEEDED = {  # keys that the page shows of a report, where there is one: those with a text, and those with a number
+    "metrics": (
+        ("model_sha256", "test_sha256"),
+        (
+            *("test_accuracy", "test_accuracy_low", "test_accuracy_high", "test_images", "test_loss"),
+            *("calibration_error", "model_bytes", "multiply_adds"),
+        ),
+    ),
+    "train": ((), ("best_epoch", "best_val_accuracy", "epochs_run", "parameters")),
+    "data": ((), ("train_images", "validation_images", "test_images")),
+    "photos": ((), ("photos_read", "photos_unsure")),
+    "provenance": (("code_sha256", "data_sha256", "params_sha256"), ()),
+}
+LABELLED = ("photo_accuracy", "photo_accuracy_low", "photo_accuracy_high", "photos_scored")  # where labels are known
+TABLES = {  # columns that must be numbers
+    "history": ("loss", "accuracy", "val_loss", "val_accuracy"),
+    "calibration": ("probability", "accuracy", "images"),
+    "predictions": ("index", "label", "prediction", "probability"),
+    "photos": (),
+    "sweep": (),
+}
 PICTURES = ("mistakes", "contact_sheet", "sweep_parallel", "sweep_heatmap", "digits")
 WORST, BEST = 24, 20  # mistakes and trials that are listed
-UNSHOWN = ("model_sha256", "stopped_early", "error")  # of a trial
+HIDDEN_COLUMNS = ("model_sha256", "stopped_early", "error")  # of a trial
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy", "opencv-python-headless", "mlflow", "dvc")
 Row = Mapping[str, str]
 SECTIONS = {  # anchor: its name, and what must be there for it
@@ -48,18 +67,18 @@ SECTIONS = {  # anchor: its name, and what must be there for it
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the page, and keep it with the model's run when it says something new."""
+    """Write the page, and log it to the model's run if it has changed."""
     console.no_arguments(arguments)
     reports = files.REPORTS
     if not (reports / "metrics.json").exists():
         raise UserError(f"{reports / 'metrics.json'}: expected the reports on a model here; `dvc repro` makes them")
     page = render(reports, commit())
-    if not PAGE.exists() or PAGE.read_text("utf-8") != page:
-        from pipeline import tracking  # an unchanged page does not wait for MLflow
+    if _text(PAGE) != page:
+        from pipeline import tracking  # imported here, since importing MLflow takes seconds
 
         files.write_text(PAGE, page + UNLOGGED)
-        tracking.log_page(page, PAGE.name)
-        files.write_text(PAGE, page)
+        if tracking.log_page(page, PAGE.name):
+            files.write_text(PAGE, page)
     print(f"report: {PAGE}")
 
 
@@ -79,12 +98,8 @@ def render(reports: Path, commit: str) -> str:
 
 def collect(reports: Path) -> dict[str, Any]:
     """Return all that the page shows, from the reports in a folder."""
-    metrics, train, data, photos, made_of = (
-        _json(reports / f"{name}.json") for name in ("metrics", "train", "data", "photos", "provenance")
-    )
-    rows = {
-        name: _csv(reports / f"{name}.csv") for name in ("history", "calibration", "predictions", "photos", "sweep")
-    }
+    metrics, train, data, photos, made_of = (_json(reports, name) for name in NEEDED)
+    rows = {name: _csv(reports, name) for name in TABLES}
     params = _params()
     about = {"name": "", "title": "", "classes": []} | params.get("data", {})
     return {
@@ -111,7 +126,7 @@ def collect(reports: Path) -> dict[str, Any]:
 def headline(
     metrics: Mapping[str, Any], train: Mapping[str, Any], photos: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-    """Return the figures at the top: name, value, and what has to be said with it."""
+    """Return the figures at the top of the page: name, value, and a remark."""
     found = []
     if metrics:
         interval = f"95%: {metrics['test_accuracy_low']:.2%} to {metrics['test_accuracy_high']:.2%}"
@@ -122,12 +137,14 @@ def headline(
         interval = f"95%: {photos['photo_accuracy_low']:.1%} to {photos['photo_accuracy_high']:.1%}"
         found += [("photographs", f"{photos['photo_accuracy']:.1%}", interval)]
     if train:
-        epochs = f"best of {train['epochs_run']} epochs" + (", then stopped early" if train["stopped_early"] else "")
+        epochs = f"best of {train['epochs_run']} epochs" + (
+            ", then stopped early" if train.get("stopped_early") else ""
+        )
         found += [
             ("validation accuracy", f"{train['best_val_accuracy']:.2%}", f"epoch {train['best_epoch']}, {epochs}")
         ]
         found += [("parameters", f"{train['parameters']:,}", "")]
-    if "model_bytes" in metrics:
+    if metrics:
         work = f"{metrics['multiply_adds'] / 1e6:.1f} million multiply-adds an answer"
         found += [("size", f"{metrics['model_bytes'] / 1000:.0f} kB", work)]
     return found
@@ -145,7 +162,7 @@ def _charts(history: Sequence[Row], calibration: Sequence[Row], best: int) -> di
     for name in ("loss", "accuracy") if history else ():
         series = {words: [float(row[key]) for row in history] for words, key in _pair(name).items()}
         drawn[name] = charts.curves(f"{name.capitalize()} by epoch", "epoch", name, series, best)
-    points = [(float(row["probability"]), float(row["accuracy"]), int(row["images"])) for row in calibration]
+    points = [(float(row["probability"]), float(row["accuracy"]), int(float(row["images"]))) for row in calibration]
     return drawn | {"reliability": charts.reliability("Share of right answers by their probability", points)}
 
 
@@ -157,7 +174,11 @@ def confusion(predictions: Sequence[Row], classes: Sequence[str]) -> list[dict[s
     """Return the confusion matrix as a row of cells a class, with recall and precision; a cell's shade is its share."""
     counts = [[0] * len(classes) for _ in classes]
     for row in predictions:
-        counts[int(row["label"])][int(row["prediction"])] += 1
+        pair = [int(float(row[name])) for name in ("label", "prediction")]
+        if not all(0 <= each < len(classes) for each in pair):
+            path = files.REPORTS / "predictions.csv"
+            raise files.UnreadableError(path, f"expected labels 0 to {len(classes) - 1}, found {max(pair)}")
+        counts[pair[0]][pair[1]] += 1
     worst = max(_share(row, read) for label, row in enumerate(counts) for read in range(len(row)) if read != label) or 1
     found = []
     for label, answers in enumerate(counts):
@@ -180,23 +201,24 @@ def _percent(counts: Sequence[int], place: int) -> str:
 
 
 def mistakes(predictions: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the wrong answers that were most sure: image, written, read, probability."""
+    """Return the mistakes with the highest probability: index of the image, label, prediction, probability."""
     wrong = [row for row in predictions if row["label"] != row["prediction"]]
     wrong.sort(key=lambda row: -float(row["probability"]))
     return [(row["index"], row["label"], row["prediction"], row["probability"]) for row in wrong[:WORST]]
 
 
 def gate(page: str, model: str) -> dict[str, Any]:
-    """Return the gate's verdict, its sentence and its page as HTML; nothing where the page is of another model."""
+    """Return the gate's verdict, its sentence and its page as HTML; {} if the page is of another model, or no page."""
     lines = [line for line in page.splitlines() if line]
     named = re.search(r"^Of .*?, model `(\w+)`", page, re.MULTILINE)
-    if not lines or (named and not model.startswith(named[1])):
+    whole = len(lines) > 1 and lines[0].startswith("# Gate: ")
+    if not whole or (named and not model.startswith(named[1])):
         return {}
     return {"verdict": lines[0].removeprefix("# Gate: "), "words": lines[1], "page": _html("\n".join(lines[2:]))}
 
 
 def _html(markdown: str) -> Markup:
-    """Return Markdown as HTML for a section: its headings a level down, its wide parts in reach of the keyboard."""
+    """Return Markdown as HTML: headings one level lower, tables and code blocks that the keyboard can scroll."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
     for token in tokens:
@@ -209,12 +231,12 @@ def _html(markdown: str) -> Markup:
 
 
 def data_sentence(data: Mapping[str, Any], name: str) -> str:
-    """Return how many images there are of each use."""
+    """Return a sentence with the number of training, validation and test images."""
     if not data:
         return ""
     return (
-        "{name}: {train_images:,} images to learn from, {validation_images:,} that decide when to stop and which epoch "
-        "is kept, and {test_images:,} that nothing is chosen on."
+        "{name}: {train_images:,} training images, {validation_images:,} validation images, which decide when to stop "
+        "and which epoch is kept, and {test_images:,} test images, on which nothing is chosen."
     ).format(name=name, **data)
 
 
@@ -229,24 +251,24 @@ def _photos(report: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _sweep(rows: Sequence[Row]) -> dict[str, Any]:
-    shown = [{name: value for name, value in row.items() if name not in UNSHOWN} for row in rows[:BEST]]
+    shown = [{name: value for name, value in row.items() if name not in HIDDEN_COLUMNS} for row in rows[:BEST]]
     return _table(shown) | {"total": len(rows)} if rows else {}
 
 
 def digests(metrics: Mapping[str, Any], made_of: Mapping[str, Any], lock: Path) -> Iterable[tuple[str, str]]:
-    """Yield what the model was made of, and the model, by sha256."""
-    if "model_sha256" in metrics:
+    """Yield the name and the sha256 of the model and of all that it was made of."""
+    if metrics:
         yield "model", metrics["model_sha256"]
         yield "test digits", metrics["test_sha256"]
     for name in ("data", "params", "code"):
-        if f"{name}_sha256" in made_of:
+        if made_of:
             yield {"data": "training data", "params": "parameters"}.get(name, name), made_of[f"{name}_sha256"]
     if lock.exists():
         yield "dvc.lock", files.sha256(lock)
 
 
 def versions() -> Iterable[tuple[str, str]]:
-    """Yield the versions of what computes."""
+    """Yield the versions of Python and of the packages that results depend on."""
     yield "python", platform.python_version()
     for name in PACKAGES:
         try:
@@ -256,7 +278,7 @@ def versions() -> Iterable[tuple[str, str]]:
 
 
 def commit() -> str:
-    """Return a sentence on the commit of the code, and whether there is more than the commit."""
+    """Return a sentence that names the commit of the code, and says whether there are uncommitted changes."""
     try:
         found = git.text("log", "-1", "--format=%H%n%s").splitlines() if git.last_commit() else []
     except git.NoRepositoryError:
@@ -269,7 +291,7 @@ def commit() -> str:
 
 
 def _params() -> dict[str, Any]:
-    return yaml.safe_load(_text(files.PARAMS)) or {}
+    return config.load().model_dump() if files.PARAMS.exists() else {}
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
@@ -288,16 +310,23 @@ def _embedded(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return files.read_report(path) if path.exists() else {}
+def _json(reports: Path, name: str) -> dict[str, Any]:
+    path, (texts, numbers) = reports / f"{name}.json", NEEDED[name]
+    if not path.exists():
+        return {}
+    found = files.read_report(path, *texts, numbers=numbers)
+    if LABELLED[0] in found:
+        files.read_report(path, numbers=LABELLED)
+    return found
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
-    return files.read_table(path) if path.exists() else []
+def _csv(reports: Path, name: str) -> list[dict[str, str]]:
+    path = reports / f"{name}.csv"
+    return files.read_table(path, *TABLES[name]) if path.exists() else []
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.exists() else ""
+    return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reproduce: make a run again from nothing but its commit, its parameters and the data, and compare.
+"""Reproduce: run the pipeline again with a run's commit, parameters and data, and compare the results.
 
 python -m pipeline.reproduce RUN
 
@@ -7,7 +7,7 @@ models:/digits/3. A temporary clone at the run's commit, with what was not commi
 parameters, runs the whole pipeline, the training too: no checkpoint and no cache of this workspace is used, and nothing
 in it is touched.
 
-Prints  what the run and its reproduction are made of, by sha256, and the figures that differ
+Prints  the sha256 of data, parameters, code and model of both runs, and the metrics that differ
 Exits   0 bit for bit · 3 the same figures within sampling error, other bits · 1 not reproduced · 2 usage
 """
 
@@ -36,13 +36,19 @@ MADE_OF = ("data", "params", "code")
 SAME, CLOSE, OTHER = 0, 3, 1
 Z = 1.96  # standard errors: 95%
 ACCURACIES = {"test_accuracy": "test", "best_val_accuracy": "validation"}  # and the digits that each is of
-FOREIGN = ("DVC_", "MLFLOW_", "_MLFLOW_", "GIT_", "PYTHONPATH")  # variables that speak of this workspace
-SPARED = {"DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY"}
+REMOVED_VARIABLES = (
+    "DVC_",
+    "MLFLOW_",
+    "_MLFLOW_",
+    "GIT_",
+    "PYTHONPATH",
+)  # variables that would make the clone use this workspace
+KEPT_VARIABLES = {"DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: digests and figures of the run and of its reproduction, and why bits may differ."""
+    """The comparison: digests and metrics of the run and of its reproduction, and known reasons for other bits."""
 
     digests: Mapping[str, tuple[str, str]]
     figures: Mapping[str, tuple[float, float]]
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.reproduce",
-        description="Does a run come out the same?",
+        description="Run the pipeline again as a run did, and compare the results.",
         epilog="example: python -m pipeline.reproduce models:/digits@champion",
     )
     parser.add_argument("run", metavar="RUN", help="id, unique beginning of an id, name, or models:/digits@champion")
@@ -92,7 +98,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def find(store: Store, name: str) -> MlflowRun:
-    """Return the run that is called so; raise ``UserError`` where it is none, several, or without a model."""
+    """Return the run with this id or name; raise ``UserError`` if there is none, or several, or it has no model."""
     found = _candidates(store, name)
     if not found:
         raise UserError(f"{name}: no such run; expected an id, its beginning, a name, or models:/digits@champion")
@@ -136,7 +142,7 @@ def check_out(run: Run, clone: Path) -> Path:
     project = clone / git.text("rev-parse", "--show-prefix", cwd=files.ROOT)
     patch = run.read(provenance.PATCH) if tags.get("git.dirty") == "true" else None
     if patch is not None:
-        git.run(*PLAIN, "apply", "--whitespace=nowarn", "-", cwd=clone, given=patch)
+        git.run(*PLAIN, "apply", "--whitespace=nowarn", "-", cwd=clone, stdin=patch)
     elif tags.get("git.dirty") == "true" and provenance.LEFT_OUT not in tags:
         raise UserError(f"run {run.run_id}: what was not committed is gone with its artifact {provenance.PATCH}")
     if not (project / "dvc.yaml").is_file():
@@ -211,7 +217,11 @@ def _call(clone: Path, *words: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in SPARED or not name.startswith(FOREIGN)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT_VARIABLES or not name.startswith(REMOVED_VARIABLES)
+    }
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
@@ -239,13 +249,13 @@ def compare(run: MlflowRun, again: MlflowRun, params: Mapping[str, Mapping[str, 
 
 
 def close(before: float, now: float, images: int) -> bool:
-    """Tell whether two accuracies on so many images differ by no more than chance, at 95%."""
+    """Return whether two accuracies on so many images differ by no more than the sampling error, at 95%."""
     mean = (before + now) / 2
     return abs(before - now) <= Z * math.sqrt(2 * mean * (1 - mean) / images)
 
 
 def reasons(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is known to change bits, from the tags of two runs."""
+    """Yield the differences between the tags of two runs that are known to change bits."""
     for name, words in (("system.processor", "another processor"), ("system.python", "another Python")):
         if before.get(name) and before[name] != now.get(name):
             yield f"{words}: {before[name]}, here {now.get(name)}"

@@ -1,4 +1,4 @@
-"""Say how good answers are, how sure that is, and whether one set of answers is worse than another.
+"""Statistics of predictions: accuracy with its interval, calibration, and paired tests of two models.
 
 Pure functions of arrays and counts. scipy is imported where it is needed: `wilson` also serves commands that must
 start at once.
@@ -128,7 +128,7 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.n
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is read; a share of nothing counts as 0."""
+    """Precision, recall and F1 of one class; a share of no images counts as 0."""
 
     label: int
     precision: float

@@ -1,6 +1,6 @@
 """The model as a service: photographs or 28x28 fields in, digits with probabilities and verdicts out (no TensorFlow).
 
-MLflow loads this module from the copy that it keeps beside the model's files, `mlflow models serve` behind HTTP.
+MLflow keeps a copy of this module beside the model's files and loads that; `mlflow models serve` offers it over HTTP.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class BadImageError(MlflowException):
 
 
 class Service:
-    """What answers; ``mlflow models serve`` calls it from several threads."""
+    """The model that MLflow calls; ``mlflow models serve`` calls it from several threads."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
-        self._lock = threading.Lock()  # a LiteRT interpreter answers one at a time
+        self._lock = threading.Lock()  # a LiteRT interpreter is not safe for threads
 
     def predict(self, images: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Answer each row of the column ``image``, in order.

@@ -1,7 +1,7 @@
 """The MLflow store: the SQLite file of the main workspace, or what ``MLFLOW_TRACKING_URI`` names.
 
-Every failure of it is one line for a person: `Client` and `translated` turn whatever MLflow, SQLAlchemy, requests and
-the drivers below them raise into a `StoreError`. Nothing else in the project catches their exceptions.
+Every failure of the store is a one-line error: `Client` and `translated` turn all exceptions of MLflow, SQLAlchemy,
+requests and the database drivers into a `StoreError`. Nothing else in the project catches their exceptions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException, RestEx
 from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from tqdm import tqdm
 
 from pipeline import files
@@ -40,7 +40,7 @@ from pipeline.console import UserError, in_background, undisturbed
 EXPERIMENT = "digits"
 SQLITE = "sqlite:///"
 DATABASES = ("postgresql", "mysql", "mssql")  # what MLflow takes besides SQLite
-HTTP = {  # what a person has not set; MLflow's own 7 retries of 120 s, each twice as late, take minutes without a word
+HTTP = {  # defaults; MLflow's own 7 retries of 120 s, with doubled pauses, take minutes without any message
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
@@ -50,18 +50,24 @@ SECONDS = 10  # for the first answer of a server or database; MLflow's own attem
 
 
 class StoreError(UserError):
-    """A failure of the MLflow store in one line; ``code`` is MLflow's own error code, where it gave one."""
+    """A failure of the MLflow store in one line.
 
-    def __init__(self, message: str, code: str = "") -> None:
+    ``code`` is MLflow's own error code, where it gave one. ``is_refusal`` says that the server answered and does not
+    take what it was sent: the same request would be refused again.
+    """
+
+    def __init__(self, message: str, code: str = "", *, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.is_refusal = is_refusal
 
 
 @contextlib.contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Raise ``StoreError`` for whatever the store at ``uri`` and the libraries in between raise within the block.
+    """Raise ``StoreError`` for all that the store at ``uri`` and the libraries in between raise within the block.
 
-    A ``TypeError`` is a wrong call of ours and stays, and so does what the disk refuses: `console.run` has its words.
+    Two kinds stay as they are: ``TypeError``, which is a fault of this project, and errors of the file system, which
+    `console.run` reports.
     """
     try:
         yield
@@ -70,7 +76,8 @@ def translated(uri: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise
-        raise StoreError(explain(uri, error), getattr(error, "error_code", "")) from error
+        code, is_refusal = getattr(error, "error_code", ""), _status(error) in REFUSALS
+        raise StoreError(explain(uri, error), code, is_refusal=is_refusal) from error
 
 
 def explain(uri: str, error: Exception) -> str:
@@ -78,7 +85,10 @@ def explain(uri: str, error: Exception) -> str:
     source = "MLFLOW_TRACKING_URI=" if os.environ.get("MLFLOW_TRACKING_URI") else "MLflow store "
     reason, remedy = _reason(error), _remedy(uri, error)
     if _is_away(error):
-        reason, remedy = f"no answer ({reason})", "start the server or unset MLFLOW_TRACKING_URI, then run this again"
+        name, registry = "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_REGISTRY_URI")
+        if registry and database_of(uri):  # which is never away
+            name, source, uri = "MLFLOW_REGISTRY_URI", "MLFLOW_REGISTRY_URI=", registry
+        reason, remedy = f"no answer ({reason})", f"start the server or unset {name}, then run this again"
     return without_passwords(f"{source}{uri}: {reason}; {remedy}")
 
 
@@ -86,20 +96,31 @@ def _is_away(error: Exception) -> bool:
     causes = (error, error.__context__)
     broken = any(isinstance(cause, requests.exceptions.SSLError) for cause in causes)
     away = (requests.ConnectionError, requests.Timeout, TimeoutError)
-    return not broken and any(isinstance(cause, away) for cause in causes)
+    unreached = isinstance(error, OperationalError) and re.search(UNREACHED, str(error))
+    return bool(unreached) or (not broken and any(isinstance(cause, away) for cause in causes))
+
+
+# What the drivers of PostgreSQL and MySQL say of a host that they do not reach.
+UNREACHED = (
+    r"(?i)connection refused|timed? ?out|timeout expired|could not translate host|no route to host|can't connect"
+)
 
 
 def _remedy(uri: str, error: Exception) -> str:
     if isinstance(error.__context__, requests.exceptions.SSLError):
         return "MLFLOW_TRACKING_SERVER_CERT_PATH names a file of the CA to trust"
     if isinstance(error, ModuleNotFoundError):
-        return f"`pip install {PACKAGES.get(error.name or '', error.name)}` installs what this store needs"
+        module = (error.name or "").partition(".")[0]
+        command = f"make setup EXTRAS={EXTRAS[module]}" if module in EXTRAS else f"pip install {_package(module)}"
+        return f"`{command}` installs what this store needs"
     if "database is locked" in str(error):
         return "another program is writing to it: run this again when that program has ended"
     if "out-of-date database schema" in str(error):  # which MLflow also says of a schema newer than its own
         return f"copy it, then run `mlflow db upgrade {uri}`; if a newer MLflow wrote it, use that one"
     if _status(error) in REMEDIES:
         return REMEDIES[_status(error)]
+    if uri.startswith(DATABASES) and isinstance(error, OperationalError):
+        return "expected a database that exists, and a user and password that it takes"
     if uri.startswith("http"):
         return "expected the address of an MLflow server"
     return f"expected a store that can be read and written, such as {SQLITE}mlruns/mlflow.db or http://host:5000"
@@ -113,7 +134,12 @@ REMEDIES = {  # by HTTP status
     413: "the server takes no file of this size: raise the limit of the proxy in front of it, then run this again",
     **dict.fromkeys((429, 500, 502, 503, 504), "the server's log says more; run this again when it is well"),
 }
-PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
+REFUSALS = {400, 405, 411, 413, 414, 415, 422, 431}  # other requests may pass; 401, 403 and 404 concern all of them
+EXTRAS = {"boto3": "s3", "google": "gs", "azure": "azure", "psycopg2": "postgresql"}  # of pyproject.toml, by module
+
+
+def _package(module: str) -> str:
+    return {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient"}.get(module, module)
 
 
 def _reason(error: Exception) -> str:
@@ -154,9 +180,9 @@ def without_passwords(text: str) -> str:
 
 
 class Client(MlflowClient):
-    """MLflow's client: its failures are `StoreError`, and no call to an SQLite file is torn by a signal.
+    """MLflow's client, whose failures are `StoreError`; signals wait until a call to an SQLite file has returned.
 
-    A transaction that is half done would lock the file.
+    An interrupted transaction would leave the file locked.
     """
 
     def __init__(self, uri: str) -> None:
@@ -191,13 +217,13 @@ class Store:
         return undisturbed() if database_of(self.uri) else contextlib.nullcontext()
 
     def note_failure(self, error: StoreError) -> None:
-        """Say once that what is logged is kept until the store answers again."""
+        """Print once that the store failed, and that the metrics are logged when it answers again."""
         if self.answers:
             self.answers = False
             tqdm.write(f"{error}. Training continues, and is logged when MLflow answers again.", file=sys.stderr)
 
     def note_answer(self) -> None:
-        """Say that a store which did not answer does so again."""
+        """Print that a store which did not answer answers again."""
         if not self.answers:
             self.answers = True
             tqdm.write("MLflow answers again: everything is logged.", file=sys.stderr)
@@ -205,7 +231,7 @@ class Store:
 
 @contextlib.contextmanager
 def one_attempt(seconds: int) -> Iterator[None]:
-    """Give each request in the block one attempt of so many seconds, whatever else MLflow is told."""
+    """Limit each request in the block to one attempt of so many seconds, whatever MLflow's settings are."""
     wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     before = {name: os.environ.get(name, HTTP[name]) for name in wanted}
     os.environ.update(wanted)  # which MLflow reads anew for each request
@@ -222,7 +248,9 @@ def store_uri() -> str:
 
 
 def resolve(uri: str) -> str:
-    """Return a store's URI with a relative file or folder made absolute; raise ``UserError`` for one that cannot be.
+    """Return a store's URI, complete: a relative file or folder made absolute, and PostgreSQL's driver named.
+
+    Raise ``UserError`` for a file that no other process would find.
 
     Relative is to the main workspace: the copy of it that ``dvc exp run --temp`` runs in is deleted afterwards.
     """
@@ -235,13 +263,15 @@ def resolve(uri: str) -> str:
         return f"{scheme}:///{files.workspace() / path}{mark}{query}"
     if uri.startswith("file:") and not uri.startswith("file:/"):
         return (files.workspace() / uri.removeprefix("file:")).as_uri()
+    if uri.startswith("postgresql://"):  # SQLAlchemy 2.1 takes psycopg 3 for it; the extra `postgresql` is psycopg2
+        return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
     if ":" not in uri and not uri.startswith(("databricks", "uc")):
         return str(files.workspace() / uri)
     return uri
 
 
 def open_store(uri: str = "") -> Store:
-    """Open the store and put right what can be: close runs whose process died, relocate a project that was moved."""
+    """Open the store, close runs whose process died, and correct the locations of a project that was moved."""
     uri = uri or store_uri()
     store = connect(uri)
     if store.deleted:
@@ -261,10 +291,12 @@ def database_of(uri: str) -> Path | None:
 
 
 def connect(uri: str) -> Store:
-    """Open a store as it is, made when it is not there; raise ``StoreError`` if it is out of reach."""
+    """Open a store without changing its content, create it if it does not exist; raise ``StoreError`` if that fails."""
     for name in ("alembic", "mlflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     database = database_of(uri)
+    for name, value in HTTP.items():  # also for an SQLite store: the registry, or its artifacts, may be elsewhere
+        os.environ.setdefault(name, value)
     with translated(uri):
         if database:
             database.parent.mkdir(parents=True, exist_ok=True)
@@ -274,8 +306,6 @@ def connect(uri: str) -> Store:
             with FileLock(database.parent / ".lock"):  # processes that make the schema at once break it for good
                 return _connect(uri, (database.parent / "artifacts").as_uri())
         if uri.startswith(("http://", "https://")):
-            for name, value in HTTP.items():
-                os.environ.setdefault(name, value)
             _reach_server(uri)
         elif uri.startswith(DATABASES):
             _reach_database(uri)
@@ -283,14 +313,14 @@ def connect(uri: str) -> Store:
 
 
 def _reach_server(uri: str) -> None:
-    """Ask once with MLflow's own settings, certificates and passwords; whatever is answered, MLflow says the rest."""
+    """Send one request with MLflow's own settings, certificates and passwords; only a missing answer is an error."""
     http_request(
         get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=SECONDS, raise_on_status=False
     ).close()
 
 
 def _reach_database(uri: str) -> None:
-    """Connect once: MLflow tries ten times, and a host that swallows what it is sent costs minutes each time."""
+    """Connect once: MLflow tries ten times, which takes minutes for a host that drops packets."""
     engine = create_sqlalchemy_engine(uri)
     answer = in_background(lambda: engine.connect().close())
     if not wait([answer], timeout=SECONDS).done:
@@ -313,7 +343,7 @@ def _connect(uri: str, artifacts: str | None) -> Store:
 
 @contextlib.contextmanager
 def opened(database: Path, mode: str = "ro") -> Iterator[sqlite3.Connection]:
-    """Open an SQLite store past MLflow, read-only or with ``mode`` "rw"; what was written is committed at the end."""
+    """Open an SQLite store directly, without MLflow; changes (with ``mode`` "rw") are committed at the end."""
     with translated(f"{SQLITE}{database}"):
         connection = sqlite3.connect(f"{database.as_uri()}?mode={mode}", uri=True)
         with contextlib.closing(connection), connection:
@@ -350,7 +380,7 @@ def relocate(database: Path) -> None:
 
 
 def process_tags() -> dict[str, str]:
-    """Return the tags by which `is_dead` knows this process again."""
+    """Return the tags that identify this process for `is_dead`."""
     process = psutil.Process()
     return {
         "process.host": socket.gethostname(),
@@ -361,9 +391,9 @@ def process_tags() -> dict[str, str]:
 
 
 def process_namespace() -> str:
-    """Return what process numbers count in: machine, boot and PID namespace; "" where that is not known.
+    """Return where process numbers are unique: machine, boot and PID namespace; "" where that is not known.
 
-    Containers often share one host name, and each has process numbers of its own.
+    Containers often share one host name, but each numbers its processes on its own.
     """
     if sys.platform != "linux":
         return sys.platform  # no PID namespaces there
@@ -389,9 +419,9 @@ INITIAL = "4026531836"  # the inode of Linux's initial PID namespace: PROC_PID_I
 
 
 def is_dead(tags: Mapping[str, str]) -> bool:
-    """Tell whether the process that these tags of a run name was of this machine and is no more.
+    """Return whether the process in a run's tags belonged to this machine and no longer exists.
 
-    A process of another host or PID namespace cannot be known from here, and counts as alive.
+    A process of another host or PID namespace cannot be seen from here, and counts as alive.
     """
     here, there = process_namespace(), tags.get("process.namespace", "")
     if tags.get("process.host") != socket.gethostname() or not there:

@@ -1,4 +1,4 @@
-"""Say in a few lines what `make` has made, how good it is, and what to type next."""
+"""Summary: the last lines of `make`, with the metrics of the model and the next commands to try."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from pipeline import console, files, git
 
-FACTS = {  # sentences by report, one a line; the first is said whose figures the report has
-    "data.json": "{train_images:,} images to learn from, {validation_images:,} that decided, {test_images:,} to test",
-    "train.json": "{parameters:,} parameters, {epochs_run} epochs, the best was epoch {best_epoch}",
+FACTS = {  # for each report, sentences in separate lines; the first one is printed whose figures the report has
+    "data.json": "{train_images:,} training, {validation_images:,} validation and {test_images:,} test images",
+    "train.json": "{parameters:,} parameters, {epochs_run:,} epochs, the best was epoch {best_epoch:,}",
     "metrics.json": "test accuracy {test_accuracy:.4f} (95%: {test_accuracy_low:.4f} to {test_accuracy_high:.4f}),"
     " loss {test_loss:.4f}",
-    "photos.json": "{photo_accuracy:.1%} of {photos_scored} labelled pictures read right\n"
-    "{photos_read} pictures read, none with a label in labels.csv",
+    "photos.json": "{photo_accuracy:.1%} of {photos_scored:,} labelled pictures read right\n"
+    "{photos_read:,} pictures read, none with a label in labels.csv",
 }
 PICTURES = {"digits.png": "the digits", "mistakes.png": "the mistakes", "contact_sheet.png": "the photographs"}
 NEXT = {
@@ -30,7 +30,7 @@ NEXT = {
 
 
 def summarize(reports: Path) -> list[str]:
-    """Return the summary's lines; what has not been made is left out."""
+    """Return the summary's lines; reports that do not exist are left out."""
     made = {name: files.read_report(reports / name) for name in FACTS if (reports / name).exists()}
     facts = [fact for name, report in made.items() for fact in _first(FACTS[name].splitlines(), report)]
     seen = [f"{path} ({what})" for name, what in PICTURES.items() if (path := reports / name).exists()]
@@ -39,7 +39,7 @@ def summarize(reports: Path) -> list[str]:
 
 def _first(sentences: Sequence[str], figures: Mapping[str, Any]) -> list[str]:
     for sentence in sentences:
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # a figure is missing, or is not a number
             return [sentence.format_map(figures)]
     return []
 
@@ -54,11 +54,11 @@ MADE_OF = ("pipeline", "data", "dvc.yaml", "params.yaml", "requirements.lock")
 
 
 def explain_difference() -> str:
-    """Return why what `make` has made differs from the commit that it was made from; "" where it does not differ.
+    """Return a note if `make` got other results from the committed code and data than the committed ones; else "".
 
-    The committed files are made on x86-64 with AVX2. Other kinds of processor sum in another order.
+    The committed results are those of x86-64 with AVX2. Other kinds of processor add numbers in another order.
     """
-    with contextlib.suppress(git.GitError, KeyError, ValueError):
+    with contextlib.suppress(git.GitError, KeyError, TypeError, ValueError):
         made, made_of = (git.run("status", "--porcelain", "--", *paths).stdout for paths in (MADE, MADE_OF))
         if not made or made_of:
             return ""

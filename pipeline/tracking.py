@@ -1,4 +1,4 @@
-"""All that is logged to MLflow: one run for each trained model, joined to the DVC outputs by content."""
+"""All that is logged to MLflow: one run for each trained model, joined to DVC's outputs by the model's sha256."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import json
 import os
 import posixpath
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from PIL import Image
+from tqdm import tqdm
 
 from pipeline import config, console, files, model_card, provenance
 from pipeline.config import Params
@@ -28,6 +30,7 @@ from pipeline.store import Store, StoreError, one_attempt, open_store, process_t
 
 WAIT = 120  # seconds at the end of a training for a store that does not answer: time to restart a server
 BATCH = 1000  # metrics that MLflow takes in one call
+REFUSED = "refused"  # the tag of a run that lacks files, since the server refused them
 
 
 class Run:
@@ -38,6 +41,7 @@ class Run:
         self.client = store.client
         self.run_id = run_id
         self.unlogged: list[Metric] = []  # metrics of epochs, while the store does not answer
+        self.refused: list[str] = []  # artifacts that the server did not take
 
     def log_epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """Log one epoch's metrics at its own step; where the store does not answer, with a later epoch's."""
@@ -55,13 +59,13 @@ class Run:
         self.store.note_answer()
 
     def wait_for_store(self) -> None:
-        """Log the epochs that are missing; raise ``StoreError`` where the store stays away for ``WAIT`` seconds."""
+        """Log the epochs that are missing; raise ``StoreError`` if they are refused, or after ``WAIT`` seconds."""
         end = time.monotonic() + WAIT
         while self.unlogged:
             try:
                 self._log_epochs()
-            except StoreError:
-                if time.monotonic() > end or console.stopping.wait(1):
+            except StoreError as error:
+                if error.is_refusal or time.monotonic() > end or console.stopping.wait(1):
                     raise
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
@@ -72,40 +76,64 @@ class Run:
         """Set tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
+    @contextlib.contextmanager
+    def _artifact(self, name: str) -> Iterator[None]:
+        """Log an artifact in the block: if the server refuses it, such as a file over its limit, go on without it.
+
+        The files of the training are written, and the rest of the run is worth having. Metrics and tags, by which a
+        run is found and compared, raise ``StoreError`` when they are refused.
+        """
+        try:
+            yield
+        except StoreError as error:
+            if not error.is_refusal:
+                raise
+            self.refused.append(name)
+            self.tag({REFUSED: ", ".join(self.refused)})
+            remedy = "`dvc repro --force train` then logs a whole run, and trains nothing again"
+            tqdm.write(f"note: this run is without {name}: {error}; {remedy}", file=sys.stderr)
+
     def log_image(self, key: str, file: Path) -> None:
         """Log a picture under the same key in every run, so that the UI can put runs side by side."""
-        with Image.open(file) as image:
+        with self._artifact(file.as_posix()), Image.open(file) as image:
             self.client.log_image(self.run_id, image.convert("RGB"), key=key, step=0)
 
     def log_files(self, paths: Sequence[Path], folder: str) -> None:
         """Log files as artifacts under ``folder``."""
         for path in paths:
-            self.client.log_artifact(self.run_id, str(path), folder)
+            with self._artifact(path.as_posix()):
+                self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_bytes(self, content: bytes, path: str) -> None:
         """Log an artifact byte for byte: MLflow's own ``log_text`` changes the ends of lines."""
         above, name = posixpath.split(path)
-        with tempfile.TemporaryDirectory() as folder:
+        with self._artifact(path), tempfile.TemporaryDirectory() as folder:
             files.write_bytes(Path(folder, name), content)
             self.client.log_artifact(self.run_id, str(Path(folder, name)), above or None)
+
+    def log_json(self, content: Mapping[str, Any], path: Path) -> None:
+        """Log a dictionary as a JSON or YAML artifact, by the end of its path."""
+        with self._artifact(path.as_posix()):
+            self.client.log_dict(self.run_id, dict(content), path.as_posix())
 
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
         self.wait_for_store()
         self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
         self.tag({"model.sha256": report["model_sha256"]})
-        self.client.log_dict(self.run_id, dict(report), f"{files.REPORTS / 'train.json'}")
-        self.log_model(models)
+        self.log_json(report, files.REPORTS / "train.json")
+        with self._artifact("the model"):
+            self.log_model(models)
         self.describe()
 
     def log_known_results(self, model_sha256: str) -> None:
-        """Log what the reports say of this very model already: then DVC has no reason to run the later stages."""
+        """Log the reports that are of this model already; DVC will not run their stages again."""
         for report in RESULTS:
             if _is_known(report, model_sha256):
                 self.log_results(report)
 
     def log_results(self, report: str) -> None:
-        """Log what a later stage found: its figures, its picture, and whole what gate and `reproduce` read again."""
+        """Log a later stage's report: its metrics, its picture, and the files that gate and `reproduce` need."""
         stage, key, picture, kept = RESULTS[report]
         found = files.read_report(files.REPORTS / report)
         self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
@@ -120,8 +148,8 @@ class Run:
         from mlflow.models import Model
 
         tags = {"serving.sha256": files.digest_files(SERVED.values())}
-        kept = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
-        about = Model(kept.artifact_location, self.run_id, model_uuid=kept.model_id, model_id=kept.model_id)
+        created = self.client.create_logged_model(self.store.experiment_id, "model", self.run_id, tags)
+        about = Model(created.artifact_location, self.run_id, model_uuid=created.model_id, model_id=created.model_id)
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder, "model")
             pyfunc.save_model(
@@ -130,13 +158,18 @@ class Run:
                 data_path=_copied({path.name: path for path in models.glob("[!.]*")}, Path(folder, "data")),
                 code_paths=[_copied(SERVED, Path(folder, "pipeline"))],
                 mlflow_model=about,
-                pip_requirements=provenance.pinned(NEEDED),
+                pip_requirements=provenance.pinned(SERVING_PACKAGES),
                 **_interface(),
             )
-            self.client.log_model_artifacts(kept.model_id, str(saved))
-        self.client.finalize_logged_model(kept.model_id, "READY")
-        self.client.log_outputs(self.run_id, [LoggedModelOutput(kept.model_id, step=0)])
-        return kept.model_id
+            try:
+                self.client.log_model_artifacts(created.model_id, str(saved))
+            except StoreError:
+                with contextlib.suppress(StoreError):  # the first error says more
+                    self.client.finalize_logged_model(created.model_id, "FAILED")
+                raise
+        self.client.finalize_logged_model(created.model_id, "READY")
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(created.model_id, step=0)])
+        return created.model_id
 
     def find_model(self) -> str | None:
         """Return the id of the newest model logged for this run with the code that reads photographs as it is now."""
@@ -160,7 +193,7 @@ class Run:
             return Path(self.client.download_artifacts(self.run_id, path, folder)).read_bytes()
 
     def describe(self) -> None:
-        """Write the model card into the run's note, from all that the run knows by now."""
+        """Write the model card, from the run's parameters, metrics and tags, into the run's description."""
         data = self.client.get_run(self.run_id).data
         self.tag({"mlflow.note.content": model_card.card(data.params, data.metrics, data.tags)})
 
@@ -210,7 +243,15 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
         "serving",
     )
 }
-NEEDED = ("ai-edge-litert", "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "tqdm")  # and these
+SERVING_PACKAGES = (
+    "ai-edge-litert",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "tqdm",
+)  # and these
 
 
 def _is_known(report: str, model_sha256: str) -> bool:
@@ -242,7 +283,7 @@ def _interface() -> dict[str, Any]:
 
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]),
-        outputs=Schema([*(ColSpec("string", name) for name in WORDS), ColSpec(AnyType(), "digits")]),
+        outputs=Schema([*(ColSpec("string", name) for name in TEXT_COLUMNS), ColSpec(AnyType(), "digits")]),
         params=ParamSchema([ParamSpec("one", "boolean", default=False)]),
     )
     photograph, content = Image.new("L", (64, 64), 255), io.BytesIO()
@@ -252,7 +293,7 @@ def _interface() -> dict[str, Any]:
     return {"signature": signature, "input_example": example}
 
 
-WORDS = ("text", "verdict", "reason")  # of an answer
+TEXT_COLUMNS = ("text", "verdict", "reason")  # of an answer
 
 
 @contextlib.contextmanager
@@ -289,15 +330,17 @@ def start(
     origin = origin or provenance.find_origin()
     tags = {
         **_dotted(digests),
-        **_about(params.data),
+        **_data_tags(params.data),
         **_tags(origin),
         **({"mlflow.parentRunId": parent} if parent else {}),
     }
     with store.undisturbed():
         created = store.client.create_run(store.experiment_id, tags=tags, run_name=name or run_name(params))
         run = Run(store, created.info.run_id)
-        run.client.log_batch(run.run_id, params=[Param(name, str(value)) for name, value in _shown(params).items()])
-        run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+        run.client.log_batch(
+            run.run_id, params=[Param(name, str(value)) for name, value in _flat_params(params).items()]
+        )
+        run.log_json(params.model_dump(), files.PARAMS)
         run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
         if origin.patch:
             run.log_bytes(origin.patch, provenance.PATCH)
@@ -323,7 +366,7 @@ def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: p
         run = Run(store, created.info.run_id)
         space = {f"sweep.{name}": json.dumps(values) for name, values in params.sweep.parameters.items()}
         run.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
-        run.client.log_dict(run.run_id, params.model_dump(), str(files.PARAMS))
+        run.log_json(params.model_dump(), files.PARAMS)
     with ending(run):
         yield run
 
@@ -350,7 +393,7 @@ def run_name(params: Params) -> str:
     return f"batch {train.batch_size} · dropout {train.dropout:g} · patience {train.patience}"
 
 
-def _shown(params: Params) -> dict[str, Any]:
+def _flat_params(params: Params) -> dict[str, Any]:
     values = params.train.model_dump()
     return {
         f"train.{name}": json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
@@ -358,10 +401,10 @@ def _shown(params: Params) -> dict[str, Any]:
     }
 
 
-def _about(data: config.Data) -> dict[str, str]:
+def _data_tags(data: config.Data) -> dict[str, str]:
     """Return what the model card says of the data."""
-    said = {"title": data.title, "intended_use": data.intended_use, "classes": ", ".join(data.classes)}
-    return {f"data.{name}": text for name, text in said.items()}
+    texts = {"title": data.title, "intended_use": data.intended_use, "classes": ", ".join(data.classes)}
+    return {f"data.{name}": text for name, text in texts.items()}
 
 
 def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
@@ -383,7 +426,7 @@ def _datasets(params: Params, data_sha256: str) -> list[DatasetInput]:
 
 
 def log_results(report: str) -> None:
-    """Add what a stage found, one of ``RESULTS``, to the run of the model in front of it; restore a lost run first."""
+    """Log a stage's report, one of ``RESULTS``, to the run of the model in models/; make the run if it is missing."""
     store = open_store()
     run = find_run(store)
     if run:
@@ -392,13 +435,19 @@ def log_results(report: str) -> None:
         restore(store)
 
 
-def log_page(page: str, name: str) -> None:
-    """Keep the report's page under its file's name with the run of the model in models/, linked from the run's note."""
+def log_page(page: str, name: str) -> bool:
+    """Keep the report's page with the run of the model in models/, linked from the run's note.
+
+    Return whether it is kept: a server may refuse it.
+    """
     run = run_of_model(open_store())
     path = f"{files.REPORTS.as_posix()}/{name}"
     run.log_bytes(page.encode(), path)
+    if run.refused:
+        return False
     run.tag({"report.page": f"#/experiments/{run.store.experiment_id}/runs/{run.run_id}/artifacts/{path}"})
     run.describe()
+    return True
 
 
 def run_of_model(store: Store) -> Run:
@@ -421,11 +470,11 @@ def restore(store: Store) -> Run:
     report = files.read_report(files.REPORTS / "train.json", "model_sha256")
     found = files.read_report(files.REPORTS / "provenance.json", *MADE_OF)
     made_of = {name: found[name] for name in MADE_OF}
-    history = files.read_table(files.REPORTS / "history.csv")
+    history = files.read_numbers(files.REPORTS / "history.csv", "epoch")
     with ending(start(store, config.load(), made_of)) as run:
         run.tag({"restored": "true"})
         for row in history:
-            run.log_epoch(int(row.pop("epoch")), {name: float(value) for name, value in row.items()})
+            run.log_epoch(int(row.pop("epoch")), row)
         run.log_trained(report, files.MODELS)
         run.log_known_results(report["model_sha256"])
     return run

@@ -1,8 +1,8 @@
-"""UI: compare the runs in MLflow, opened on the view that answers which is best, and why.
+"""UI: compare the runs in MLflow, in a saved view that sorts them from best to worst.
 
     python -m pipeline.ui [--port 5000]
 
-Reads   mlruns/, or the server that MLFLOW_TRACKING_URI names, which is asked for its page and not started
+Reads   mlruns/, for which a server is started, or the server that MLFLOW_TRACKING_URI names
 Writes  the experiment's description and its saved view "Which is best?", where they are not there yet
 """
 
@@ -60,15 +60,23 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not remote and not (files.workspace() / STORE).exists():
         raise UserError("mlruns: no runs yet; run `make` first")
-    with serving(remote or f"sqlite:///{files.workspace() / STORE}", port) as server:
+    with serving(_database(remote), port) as server:
         address = view_at(f"http://{HOST}:{port}")  # while the server starts
         wait_for(server, port)
         print(f"Compare the runs at {address} (Ctrl-C ends this)", flush=True)
         return server.wait()
 
 
+def _database(uri: str) -> str:
+    if not uri:
+        return f"sqlite:///{files.workspace() / STORE}"
+    from pipeline.store import resolve
+
+    return resolve(uri)
+
+
 def view_at(server: str) -> str:
-    """Return the address of the view on a server, after seeing to it that the store has the view."""
+    """Write the view to the store, unless it is there, and return its address on a server."""
     from pipeline.store import open_store, without_passwords  # two seconds, in which the server starts
 
     store = open_store()
@@ -150,7 +158,10 @@ def serving(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``mlflow server`` on the loopback address for as long as the block lasts, or until it is stopped."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)]
     command += ["--uvicorn-opts", "--log-level warning"]
-    stores = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}  # anyone can read a command's words
+    stores = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_REGISTRY_STORE_URI": uri,
+    }  # and not arguments, which every user of the machine can read
     _refuse_taken(port)
     server = subprocess.Popen(command, env=os.environ | QUIET | stores, cwd=files.workspace(), start_new_session=True)
     try:
@@ -176,9 +187,10 @@ def _refuse_taken(port: int) -> None:
 def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
     """Return when the server answers; raise ``UserError`` when it ends, or does not answer within a minute."""
     end = time.monotonic() + SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a company's proxy knows no server here
     while time.monotonic() < end and server.poll() is None:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5).close()
+            direct.open(f"http://{HOST}:{port}/health", timeout=5).close()
             return
         time.sleep(0.1)
     raise UserError("mlflow server: it does not answer; what it said is above")

@@ -53,6 +53,14 @@ def test_a_user_s_error_is_one_line_and_status_2():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: five.jpg: expected a picture\n")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin1", "cp1252"])
+def test_a_character_that_the_output_cannot_show_ends_nothing(encoding):
+    done = run(
+        "print('batch 64 \u00b7 \u0663.png')", env=os.environ | {"PYTHONIOENCODING": encoding}, encoding=encoding
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_user_s_error_may_have_a_status_of_its_own():
     assert run("raise UserError('worse', status=3)").returncode == 3
 
@@ -89,7 +97,7 @@ def test_an_error_of_the_system_that_is_not_the_disk_s_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_program_closes_what_it_holds_and_says_how_to_go_on(tmp_path, number):
+def test_a_stopped_program_closes_its_files_and_prints_its_hint(tmp_path, number):
     kept = tmp_path / "kept"
     body = (
         f"with files.atomic_write(Path({str(kept)!r})) as stream:\n"
@@ -171,7 +179,7 @@ def test_arguments_are_refused_where_there_are_none():
         console.no_arguments(["--epochs", "3"])
 
 
-def test_a_log_hears_nothing_of_what_is_done_at_once():
+def test_a_log_gets_no_progress_of_a_short_task():
     done = run("with console.progress(3, 'digits', 'images') as bar: bar.update(3)")
     assert done.stderr == ""
 
@@ -188,7 +196,7 @@ def test_a_log_gets_whole_lines_of_progress():
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.2, "1 second"), (89, "89 seconds"), (130, "2 minutes"), (7300, "2 hours")]
 )
-def test_an_estimate_is_said_as_precisely_as_it_is_known(seconds, words):
+def test_a_duration_is_printed_in_a_unit_that_fits_it(seconds, words):
     assert console.duration(seconds) == words
 
 
@@ -197,19 +205,19 @@ def test_a_progress_bar_is_seen_on_a_terminal():
     assert "digits:" in Project(files.ROOT).in_terminal(*command(body))
 
 
-def test_a_path_is_shown_as_one_would_type_it(tmp_path, monkeypatch):
+def test_a_path_in_the_current_folder_is_printed_relative_to_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert console.shown(tmp_path / "a/b") == "a/b"
-    assert console.shown(files.ROOT) == str(files.ROOT)
+    assert console.display_path(tmp_path / "a/b") == "a/b"
+    assert console.display_path(files.ROOT) == str(files.ROOT)
 
 
-def test_what_libraries_say_below_python_is_held_back(capfd):
+def test_output_of_c_libraries_is_suppressed(capfd):
     with console.hushed():
         os.write(2, b"chatter")
     assert capfd.readouterr().err == ""
 
 
-def test_what_was_held_back_is_shown_when_the_block_fails(capfd):
+def test_suppressed_output_is_printed_when_the_block_fails(capfd):
     def fail():
         os.write(2, b"the reason")
         raise ValueError("broken")

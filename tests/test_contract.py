@@ -185,7 +185,7 @@ def test_imports_go_one_way():
 
 
 @pytest.mark.parametrize("module", sorted(BASE))
-def test_the_base_stands_on_nothing_of_ours(module):
+def test_the_base_modules_import_no_other_module_of_the_project(module):
     assert reached(module) <= BASE
 
 
@@ -200,7 +200,7 @@ def test_only_network_knows_tensorflow():
     assert {module for module in MODULES if "learning.network" in reached(module, lazy=False)} <= {"learning.network"}
 
 
-def test_mlflow_is_imported_where_runs_are_told_found_and_served_and_nowhere_else():
+def test_only_modules_that_log_find_or_serve_runs_import_mlflow():
     known = {"registry", "reproduce", "serving", "store", "tracking"}
     assert {module for module in MODULES if "mlflow" in packages(module)} <= known
 
@@ -209,7 +209,7 @@ QUICK = {"evaluate", "fetch", "gate", "predict_photo", "preprocess", "summary"}
 
 
 @pytest.mark.parametrize("module", sorted(QUICK & set(MODULES)))
-def test_what_answers_at_once_imports_nothing_heavy_at_the_start(module):
+def test_quick_commands_import_no_heavy_package_at_the_start(module):
     for each in reached(module, lazy=False):
         assert not packages(each, lazy=False) & HEAVY, each
 

@@ -54,13 +54,13 @@ def mend(findings) -> None:
 
 def test_a_store_that_stayed_where_it_was_made_is_well(original: Path) -> None:
     database = original / "mlruns" / "mlflow.db"
-    assert words(doctor.moved(database)) == words(doctor.strays(database)) == []
+    assert words(doctor.moved(database)) == words(doctor.orphans(database)) == []
 
 
-def test_looking_changes_nothing(database: Path) -> None:
+def test_examining_a_store_does_not_change_it(database: Path) -> None:
     before = database.read_bytes()
     assert words(doctor.moved(database)) == words(doctor.moved(database)) != []
-    list(doctor.strays(database))
+    list(doctor.orphans(database))
     assert database.read_bytes() == before
 
 
@@ -83,14 +83,14 @@ def test_a_copy_writes_nothing_into_the_original(database: Path, original: Path)
     assert sorted((original / "mlruns").rglob("*")) == before
 
 
-def test_artifacts_that_nothing_in_the_store_has_are_named_and_left(database: Path) -> None:
+def test_artifacts_without_a_run_are_named_and_not_deleted(database: Path) -> None:
     for name in ("0" * 32, "models/m-0"):
         files.write_text(database.parent / "artifacts" / name / "artifacts" / "file", "")
-    found = words(doctor.strays(database))
+    found = words(doctor.orphans(database))
     assert [("0" * 32 in found[0], "of no run" in found[0]), ("m-0" in found[1], "of no model" in found[1])] == [
         (True, True)
     ] * 2
-    assert not any(doctor.treat(finding, fix=True) for finding in doctor.strays(database))
+    assert not any(doctor.treat(finding, fix=True) for finding in doctor.orphans(database))
     assert (database.parent / "artifacts" / "models" / "m-0").exists()
 
 
@@ -99,7 +99,7 @@ def test_runs_and_models_whose_artifacts_are_gone_are_named(database: Path) -> N
     logged = run.find_model() or ""
     shutil.rmtree(database.parent / "artifacts" / run.run_id)
     shutil.rmtree(database.parent / "artifacts" / "models" / logged)
-    found = words(doctor.strays(database))
+    found = words(doctor.orphans(database))
     assert [words.split(",")[0] for words in found] == [
         f"gone: the artifacts of run {run.run_id}",
         f"gone: the artifacts of model {logged}",
@@ -109,12 +109,12 @@ def test_runs_and_models_whose_artifacts_are_gone_are_named(database: Path) -> N
 def test_a_deleted_run_is_neither_gone_nor_are_its_artifacts_stray(database: Path) -> None:
     run = the_run(database)
     run.client.delete_run(run.run_id)
-    assert words(doctor.strays(database)) == []
+    assert words(doctor.orphans(database)) == []
     shutil.rmtree(database.parent / "artifacts" / run.run_id)
-    assert words(doctor.strays(database)) == []
+    assert words(doctor.orphans(database)) == []
 
 
-def test_a_run_whose_process_died_is_closed_without_being_asked(database: Path) -> None:
+def test_a_run_whose_process_died_is_closed_without_fix(database: Path) -> None:
     store = open_store(f"sqlite:///{database}")
     run = tracking.start(store, config.load(), {"data_sha256": "d" * 64})
     assert words(doctor.stale(store)) == []
@@ -138,7 +138,7 @@ def test_a_deleted_experiment_is_found_and_restored_with_its_runs(database: Path
 
 
 @pytest.mark.slow
-def test_a_moved_project_is_told_and_mended_and_an_empty_store_gets_its_run_back(made_project: Project) -> None:
+def test_a_moved_project_and_an_empty_store_are_found_and_mended(made_project: Project) -> None:
     said = made_project.stage("doctor", status=1).stdout
     assert "moved: the store's locations are those of file:///" in said
     assert "--fix mends it" in said
@@ -146,7 +146,7 @@ def test_a_moved_project_is_told_and_mended_and_an_empty_store_gets_its_run_back
     assert "all is well" in made_project.stage("doctor", "--fix").stdout
 
     shutil.rmtree(made_project.root / "mlruns")
-    assert "untold: the store has no run of model" in made_project.stage("doctor", status=1).stdout
+    assert "missing: the store has no run of model" in made_project.stage("doctor", status=1).stdout
     assert "all is well" in made_project.stage("doctor", "--fix").stdout
     store = open_store(f"sqlite:///{made_project.root}/mlruns/mlflow.db")
     (run,) = store.runs("")

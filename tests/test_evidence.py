@@ -109,14 +109,14 @@ def test_a_missing_report_is_named_and_nothing_can_be_compared(repository, path)
         ("predictions.csv", "\udcff", "cannot be read"),
     ],
 )
-def test_reports_that_say_nothing_cannot_be_compared(repository, path, content, said):
+def test_unreadable_reports_cannot_be_compared(repository, path, content, said):
     repository.report("only")
     (repository.root / "reports" / path).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(IncomparableError, match=said):
         evidence.of_workspace()
 
 
-def test_a_report_of_another_model_strays(repository):
+def test_a_report_of_another_model_is_a_mismatch(repository):
     repository.report("mine", train={"model_sha256": "other"})
     assert list(evidence.of_workspace().mismatches()) == [
         "reports/train.json is of model other, reports/metrics.json of mine"

@@ -163,8 +163,8 @@ def test_a_download_that_breaks_off_is_no_file():
         fetch.from_mirror(address, SHA256)
 
 
-def test_a_mirror_that_does_not_answer_is_left_soon(monkeypatch):
-    monkeypatch.setattr(fetch, "ANSWER", 0.2)
+def test_a_mirror_that_does_not_answer_is_skipped_after_seconds(monkeypatch):
+    monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.2)
     done = threading.Event()
 
     class Silent(Quiet):
@@ -251,7 +251,7 @@ def test_the_unpickler_knows_an_array_as_python_2_pickled_it():
     assert fetch.Arrays(io.BytesIO(content), encoding="latin1").load().tolist() == [7, 233]
 
 
-def test_an_array_is_written_as_idx_says():
+def test_an_array_is_written_in_the_idx_format():
     assert fetch.to_idx(np.array([[1, 2]], np.uint8)) == bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 2, 1, 2])
 
 

@@ -83,7 +83,7 @@ def test_json_is_the_same_bytes_whatever_the_order_of_the_keys(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_json_cannot_say_is_refused_and_nothing_is_written(tmp_path, value):
+def test_values_that_json_cannot_hold_are_refused_and_no_file_is_written(tmp_path, value):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "report.json", {"loss": value})
     assert names(tmp_path) == []

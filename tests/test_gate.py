@@ -140,7 +140,7 @@ def test_without_a_base_nothing_passes_but_a_floor_still_fails():
     assert verdict(nothing, challenger) is Verdict.INCOMPARABLE
 
 
-def test_nothing_checked_is_nothing_compared():
+def test_without_checks_the_verdict_is_cannot_compare():
     assert gate.conclude([]) is Verdict.INCOMPARABLE
 
 

@@ -71,7 +71,7 @@ def test_the_remedy_of_git_is_obeyed_also_where_the_environment_gives_it(
     assert git.last_commit()
 
 
-def test_no_git_and_no_repository_are_told_apart_from_failures(
+def test_a_missing_git_and_a_missing_repository_have_an_error_of_their_own(
     repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -98,7 +98,7 @@ def test_clean_keeps_the_record_of_the_runs(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_git", [True, False])
-def test_dvc_is_told_where_there_is_no_git(folder, in_git):
+def test_dvc_is_configured_for_a_folder_without_git(folder, in_git):
     make_ready(folder)
     variables = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "DVC_NO_ANALYTICS": "true"}
     dvc = Path(sys.executable).with_name("dvc")
@@ -137,6 +137,10 @@ def test_what_a_uri_needs_is_installed_and_kept(folder, uri, extra):
     assert f" --extra {extra} " in make(folder, "--dry-run", "check", MLFLOW_TRACKING_URI=uri).stdout
     files.write_text(folder / ".venv/extras", f"{extra}\n")
     assert f" --extra {extra} " in make(folder, "--dry-run", "check").stdout
+
+
+def test_extras_that_no_uri_names_can_be_asked_for(folder):
+    assert " --extra s3 --extra gs " in make(folder, "--dry-run", "setup", "EXTRAS=s3 gs").stdout
 
 
 def test_two_uris_need_two_extras_and_others_need_none(folder):

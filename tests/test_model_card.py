@@ -1,4 +1,4 @@
-"""One line says which model answers; where its files or reports are not of one training, it says that instead."""
+"""A line and a card say what is known of the model; where its files are not of one training, the line says that."""
 
 import subprocess
 
@@ -7,6 +7,8 @@ import pytest
 from pipeline import files, model_card
 
 MODEL = "a" * 64
+PARAMS = {"train.dropout": "0.05", "train.batch_size": "128", "train.threads": "2"}
+TAGS = {"data.sha256": "d" * 64, "model.sha256": "m" * 64, "git.commit": "c" * 40}
 
 
 def git(*words):
@@ -70,3 +72,22 @@ def test_a_report_that_says_nothing_is_named(path, content):
     assert model_card.line().startswith(f"model: unknown, {path}: not as a stage wrote it")
     path.unlink()
     assert model_card.line() == f"model: unknown, there is no {path}; `dvc repro` makes it"
+
+
+def test_the_card_names_what_the_model_was_made_of() -> None:
+    card = model_card.card(PARAMS, {}, TAGS)
+    made = f"data `{'d' * 12}`, model `{'m' * 12}`, commit `{'c' * 12}`."
+    assert f"Trained with batch_size 128, dropout 0.05; {made}" in card.splitlines()
+
+
+@pytest.mark.parametrize("missing", TAGS)
+def test_the_card_leaves_out_what_is_not_known(missing: str) -> None:
+    card = model_card.card(PARAMS, {}, {name: value for name, value in TAGS.items() if name != missing})
+    assert f"{model_card.DIGESTS[missing]} `" not in card
+    assert "``" not in card
+
+
+def test_the_card_lists_only_metrics_of_the_run() -> None:
+    card = model_card.card(PARAMS, {"test_accuracy": 0.99461, "loss": 0.1}, TAGS)
+    assert "| accuracy on the test images | 0.9946 |" in card.splitlines()
+    assert "calibration" not in card

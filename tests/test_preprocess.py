@@ -122,7 +122,7 @@ def test_every_beginning_of_the_order_has_each_class_share(labels, seed, share):
         assert abs(np.sum(array[beginning] == label) - expected) < len(set(labels))
 
 
-def test_the_order_is_the_one_that_the_generator_s_raw_words_give():
+def test_the_order_depends_on_the_raw_output_of_the_generator_alone():
     words = np.random.PCG64(2020).random_raw(4)
     assert words.tolist() == [8638749399453870742, 9487939504240076983, 15937770709437684853, 13270345503764102063]
     assert preprocess.stratify(np.zeros(4, np.uint8), 2020).tolist() == [0, 1, 3, 2]
@@ -225,7 +225,7 @@ def test_of_real_mnist_the_report_says_what_the_article_does(raw_mnist, tmp_path
     shutil.copy(files.ROOT / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "pipeline.preprocess"]
     said = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(files.ROOT)}, check=True, capture_output=True)
-    assert said.stdout == b"preprocess: 48,000 images to learn from, 12,000 that decide, 10,000 to test\n"
+    assert said.stdout == b"preprocess: 48,000 training, 12,000 validation and 10,000 test images\n"
     report = files.read_json(tmp_path / "reports/data.json")
     assert report["first_label"] == 5
     assert report["first_mean"] == 35.108418

@@ -70,7 +70,7 @@ def test_the_patch_holds_what_people_changed_and_not_what_stages_wrote() -> None
     assert "?? new.py" in call("status", "--short")  # the index is as it was
 
 
-def test_looking_at_the_changes_writes_nothing_into_git_s_folder(repository: Path) -> None:
+def test_finding_changes_does_not_write_to_git_s_folder(repository: Path) -> None:
     Path("code.py").write_text("two\n")
     before = {path: path.stat().st_mtime_ns for path in (repository / ".git").rglob("*")}
     assert find_changes().patch
@@ -179,7 +179,7 @@ def owned_by_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
 
 
 @pytest.mark.usefixtures("owned_by_nobody")
-def test_what_cannot_be_read_costs_itself_and_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_read_is_left_out_and_named(capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("code.py", "params.yaml", "a.py", "b.py", "closed/inner.py", "holiday.mp4"):
         files.write_text(Path(name), "two\n")
     for name in ("code.py", "a.py", "closed", "holiday.mp4"):
@@ -218,7 +218,7 @@ def test_the_patch_gives_every_byte_again_whatever_the_name(tmp_path: Path, cont
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_name_that_is_not_utf_8_can_be_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_not_utf_8_can_be_printed(capfd: pytest.CaptureFixture[str]) -> None:
     Path("caf\udce9.mp4").touch()
     assert find_origin().tags["git.left_out"] == "caf\ufffd.mp4 (not code or configuration)"
     assert "caf" in capfd.readouterr().err
@@ -421,3 +421,12 @@ def test_a_dvc_yaml_that_cannot_be_read_is_one_line(
     with pytest.raises(UserError, match=r"^dvc.yaml: expected the stage train and its deps") as caught:
         provenance.code_sha256("train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found: 12345"), OSError("No username set")])
+def test_a_user_without_a_name_is_its_number(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise error
+
+    monkeypatch.setattr(provenance.getpass, "getuser", unknown)
+    assert provenance.user() == str(os.getuid())

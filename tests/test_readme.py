@@ -94,14 +94,14 @@ def measured(title: str) -> dict[str, float]:
     return {name: float(share) for name, share in re.findall(r"^\| (.+?) \| \d+ \| ([\d.]+)% \|", part, re.MULTILINE)}
 
 
-def test_what_is_said_of_rendered_pictures_was_measured() -> None:
+def test_the_documented_figures_of_rendered_pictures_were_measured() -> None:
     found = measured("Rendered photographs")
     paragraph = README.split("Of a thousand more")[1].split("\n\n")[0]
     for name in ("single: --one", "multi: whole string right", "touching pairs: both right"):
         assert f"{found[name]}%" in paragraph, name
 
 
-def test_what_is_said_of_refusals_was_measured() -> None:
+def test_the_documented_figures_of_refusals_were_measured() -> None:
     found = measured("What is refused")
     paragraph = README.split("At the threshold that accepts")[1].split("\n\n")[0]
     assert f"{found['test digits']}% of the test digits" in paragraph
@@ -110,7 +110,7 @@ def test_what_is_said_of_refusals_was_measured() -> None:
         assert f"{name} at {found[name]:.0f}%" in paragraph, name
 
 
-def test_what_is_said_of_real_photographs_was_measured() -> None:
+def test_the_documented_figures_of_real_photographs_were_measured() -> None:
     """The report counts; the README's shares and intervals are those of its counts."""
     report = (files.ROOT / "benchmarks/photos.txt").read_text("utf-8")
     counts = {
@@ -137,7 +137,7 @@ def test_what_is_said_of_real_photographs_was_measured() -> None:
         assert said in README, said
 
 
-def test_what_is_said_of_photographs_left_out_was_measured() -> None:
+def test_the_documented_figures_of_photographs_left_out_were_measured() -> None:
     report = (files.ROOT / "benchmarks/tuning.md").read_text("utf-8")
     row = next(line for line in report.splitlines() if line.startswith("| chosen without the photograph"))
     digits, strings = re.findall(r"([\d.]+)%", row)

@@ -109,7 +109,7 @@ def test_promoting_twice_does_not_forget_the_previous_champion(promoted: Store) 
     assert aliases(promoted) == ("2", "2", "1")
 
 
-def test_a_champion_says_what_put_it_there(promoted: Store) -> None:
+def test_a_champion_has_tags_of_who_promoted_it_and_why(promoted: Store) -> None:
     champion = registry.need(promoted, CHAMPION)
     run = promoted.client.get_run(champion.run_id)
     assert champion.tags["gate.verdict"] == "pass"
@@ -127,7 +127,7 @@ def test_a_rollback_is_one_call_and_a_second_one_undoes_it(promoted: Store) -> N
     assert registry.rollback(promoted).number == "2"
 
 
-def test_what_is_not_there_is_said_in_one_line(store: Store, tmp_path: Path) -> None:
+def test_a_missing_version_is_a_one_line_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="models:/digits@challenger: no such version"):
         registry.promote(store, PASS)
     registry.challenge(store, trained(store, tmp_path / "models", b"first"), tmp_path / "models")

@@ -3,9 +3,11 @@
 import base64
 import io
 import itertools
+import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -185,7 +187,7 @@ def test_the_most_sure_mistake_comes_first(reports: Path) -> None:
     assert found == [("2", "7", "9", "0.95"), ("1", "7", "1", "0.6")]
 
 
-def test_the_gate_speaks_first_with_its_verdict(reports: Path) -> None:
+def test_the_page_begins_with_the_verdict_of_the_gate(reports: Path) -> None:
     page = rendered(reports)
     assert '<p class="verdict warn">Gate: warn. Nothing is shown to be worse; look at the warnings' in page
     assert "<h3>1 lost: right in the base, wrong now</h3>" in page
@@ -200,6 +202,65 @@ def test_a_verdict_on_another_model_is_left_out(reports: Path) -> None:
 def test_a_verdict_that_names_no_model_is_shown(reports: Path) -> None:
     files.write_text(reports / "gate.md", "# Gate: cannot compare\n\nIt cannot be said.\n")
     assert 'class="verdict cannot"' in rendered(reports)
+
+
+WRONG = [None, "", "much", [], {}, True, float("nan")]
+
+
+def damaged() -> Iterator[tuple[str, str, object]]:
+    """Yield each key that the page needs, with what an older version or an editor may have left there."""
+    for name, (texts, numbers) in report.NEEDED.items():
+        needed = [*texts, *numbers, *(report.LABELLED if name == "photos" else ())]
+        yield from (
+            (name, key, value) for key in needed for value in [LACKING, *WRONG] if not fits(key in texts, value)
+        )
+
+
+def fits(text: bool, value: object) -> bool:
+    return text and isinstance(value, str)
+
+
+LACKING = object()
+
+
+@pytest.mark.parametrize("name", report.NEEDED)
+def test_a_report_without_a_figure_is_named_in_a_line(reports: Path, name: str) -> None:
+    path = reports / f"{name}.json"
+    whole = files.read_json(path)
+    for _, key, value in (each for each in damaged() if each[0] == name):
+        content = {other: whole[other] for other in whole if other != key}
+        path.write_text(json.dumps(content if value is LACKING else content | {key: value}))
+        if value is LACKING and key == "photo_accuracy":
+            rendered(reports)  # as where no photograph has a label
+            continue
+        with pytest.raises(files.UnreadableError) as raised:
+            rendered(reports)
+        assert str(raised.value) == (
+            f"{path}: not as a stage wrote it (expected {key}); remove it, and `dvc repro` makes it anew"
+        )
+
+
+@pytest.mark.parametrize("value", ["", "much", "nan", "-1"])
+@pytest.mark.parametrize(
+    ("name", "column"), [(name, column) for name in report.TABLES for column in report.TABLES[name]]
+)
+def test_a_table_without_a_number_is_named_in_a_line(reports: Path, name: str, column: str, value: str) -> None:
+    rows = files.read_csv(reports / f"{name}.csv")
+    files.write_csv(reports / f"{name}.csv", [row | {column: value} for row in rows], list(rows[0]))
+    if value == "-1" and column not in ("label", "prediction"):
+        rendered(reports)
+        return
+    with pytest.raises(files.UnreadableError, match=rf"reports/{name}\.csv: not as a stage wrote it") as raised:
+        rendered(reports)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "page", ["", "# Gate: warn", "<<<<<<< HEAD\n# Gate: warn\n=======\n", "# Gate:\n\nSo.\n", "\xff"]
+)
+def test_a_page_of_the_gate_that_cannot_be_read_is_left_out(reports: Path, page: str) -> None:
+    (reports / "gate.md").write_bytes(page.encode("latin1"))
+    assert 'class="verdict' not in rendered(reports)
 
 
 def test_photographs_are_counted_as_people_count_them(reports: Path) -> None:
@@ -225,7 +286,7 @@ def test_curves_have_a_point_an_epoch_and_whole_epochs_below() -> None:
     assert len(list(drawn(svg).iter("circle"))) == 6
     assert [text for text in texts(svg) if text in ("1", "1.5", "2", "3")].count("1.5") <= 1
     assert "best: epoch 2" in texts(svg)
-    assert charts.across(1, 3, 1).ticks() == [1, 2, 3]
+    assert charts.horizontal_axis(1, 3, 1).ticks() == [1, 2, 3]
 
 
 def test_a_training_of_one_epoch_can_be_drawn() -> None:
@@ -233,13 +294,13 @@ def test_a_training_of_one_epoch_can_be_drawn() -> None:
 
 
 def test_ticks_are_round_and_within_the_scale() -> None:
-    assert charts.across(0, 1).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1]
-    assert charts.across(0.9918, 0.9957).ticks() == [0.992, 0.993, 0.994, 0.995]
-    assert charts.across(1, 300, 1).ticks()[0] == 50
+    assert charts.horizontal_axis(0, 1).ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert charts.horizontal_axis(0.9918, 0.9957).ticks() == [0.992, 0.993, 0.994, 0.995]
+    assert charts.horizontal_axis(1, 300, 1).ticks()[0] == 50
 
 
 def test_a_higher_value_is_drawn_higher() -> None:
-    axis = charts.upwards(0, 1)
+    axis = charts.vertical_axis(0, 1)
     assert axis.at(0) > axis.at(0.5) > axis.at(1)
 
 
@@ -288,7 +349,7 @@ def test_a_page_that_a_server_missed_is_kept_the_next_time(
 
 
 @pytest.mark.slow
-def test_a_second_page_on_the_same_thing_is_the_same_and_leaves_nothing_to_commit(made_project: Project) -> None:
+def test_a_second_page_of_the_same_reports_is_the_same_and_leaves_git_clean(made_project: Project) -> None:
     made_project.stage("report")
     page = (made_project.root / report.PAGE).read_bytes()
     made_project.stage("report")

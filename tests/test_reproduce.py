@@ -30,7 +30,7 @@ def test_the_same_digests_and_figures_are_a_reproduction() -> None:
     assert reproduce.verdict(outcome()) == "reproduced bit for bit"
 
 
-def test_other_bits_with_figures_within_sampling_error_are_told_apart() -> None:
+def test_other_bits_with_metrics_within_the_sampling_error_have_their_own_status() -> None:
     found = outcome(OTHER_BITS, {"test_accuracy": (0.99, 0.9905)}, ["another processor: x86_64 avx2"])
     assert found.status == CLOSE
     assert reproduce.verdict(found).endswith("within sampling error, other bits: another processor: x86_64 avx2")
@@ -45,7 +45,7 @@ def test_other_bits_without_an_accuracy_to_compare_are_no_reproduction() -> None
 
 
 @pytest.mark.parametrize("name", ["data", "params", "code"])
-def test_a_run_made_of_something_else_is_no_reproduction_however_good(name: str) -> None:
+def test_a_run_of_other_data_or_code_is_never_a_reproduction(name: str) -> None:
     found = outcome({name: ("a" * 64, "b" * 64)})
     assert found.status == OTHER
     assert reproduce.verdict(found) == f"not reproduced: other {name}"
@@ -112,7 +112,7 @@ def test_of_runs_that_made_the_same_model_the_newest_is_meant(store: Store) -> N
     assert reproduce.find(store, "twice").info.run_id == newest
 
 
-def test_a_name_that_says_nothing_is_refused_in_one_line(store: Store) -> None:
+def test_an_unknown_or_ambiguous_name_is_a_one_line_error(store: Store) -> None:
     for sha256 in ("c" * 64, "d" * 64):
         run_of(store, "ambiguous", sha256)
     run_of(store, "without a model")

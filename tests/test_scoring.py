@@ -18,7 +18,7 @@ def test_wilson_is_scipys_score_interval():
         assert scoring.wilson(successes, trials) == pytest.approx((expected.low, expected.high))
 
 
-def test_wilson_of_nothing_says_nothing():
+def test_the_wilson_interval_of_no_trials_is_0_to_1():
     assert scoring.wilson(0, 0) == (0.0, 1.0)
 
 

@@ -111,14 +111,14 @@ def test_whatever_a_server_answers_is_one_line(server: Any, fault: str, call: st
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "empty"])
-def test_a_server_that_keeps_nothing_is_not_opened(server: Any, fault: str) -> None:
+def test_a_server_without_experiments_is_not_opened(server: Any, fault: str) -> None:
     server.fault = fault
     with pytest.raises(StoreError) as raised:
         open_store(server.uri)
     check(str(raised.value), FAULTS.get(fault, "expected a store that keeps experiments"))
 
 
-def test_a_server_that_is_not_there_is_said_at_once_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_named_at_once_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@127.0.0.1:9")
     with pytest.raises(StoreError) as raised:
         open_store()
@@ -126,6 +126,16 @@ def test_a_server_that_is_not_there_is_said_at_once_without_its_password(monkeyp
         str(raised.value),
         "MLFLOW_TRACKING_URI=http://***@127.0.0.1:9: no answer ([Errno 111] Connection refused); start",
     )
+
+
+def test_a_registry_that_is_not_there_is_named(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://ann:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    opened = open_store(f"sqlite:///{local}")
+    with pytest.raises(StoreError) as raised:
+        opened.client.get_model_version_by_alias("digits", "champion")
+    check(str(raised.value), "MLFLOW_REGISTRY_URI=http://***@127.0.0.1:9: no answer (")
+    assert "unset MLFLOW_REGISTRY_URI" in str(raised.value)
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -186,7 +196,7 @@ LOGGED_IN = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": SECR
         ("", LOGGED_IN | {"MLFLOW_TRACKING_SERVER_CERT_PATH": "CERT", "MLFLOW_TRACKING_CLIENT_CERT_PATH": "CERT"}),
     ],
 )
-def test_what_mlflow_reaches_is_reached(
+def test_every_server_that_mlflow_reaches_is_opened(
     company: tuple[str, Path], user: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, certificate = company
@@ -195,7 +205,7 @@ def test_what_mlflow_reaches_is_reached(
     assert store.connect(f"https://{user}{host}").experiment_id == "7"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_said(company: tuple[str, Path]) -> None:
+def test_a_self_signed_certificate_is_named_with_its_remedy(company: tuple[str, Path]) -> None:
     with pytest.raises(StoreError) as raised:
         open_store(f"https://{company[0]}")
     check(
@@ -223,7 +233,21 @@ OUTSIDE = {
     ),
     "SQLAlchemy's plug-ins": (sqlalchemy.exc.NoSuchModuleError("Can't load plugin: postgres"), "expected a store"),
     "sqlite3": (sqlite3.DatabaseError("file is not a database"), "file is not a database; expected a store"),
-    "a driver": (ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"), "`pip install psycopg2-binary`"),
+    "PostgreSQL's driver": (
+        ModuleNotFoundError("No module named 'psycopg2'", name="psycopg2"),
+        "the Python module psycopg2 is missing; `make setup EXTRAS=postgresql` installs",
+    ),
+    "the client of S3": (ModuleNotFoundError("No module named 'boto3'", name="boto3"), "`make setup EXTRAS=s3`"),
+    "that of Azure": (ModuleNotFoundError("...", name="azure.storage.blob"), "`make setup EXTRAS=azure`"),
+    "a driver of no extra": (ModuleNotFoundError("...", name="MySQLdb"), "`pip install mysqlclient` installs"),
+    "a database that is down": (
+        sqlalchemy.exc.OperationalError("", {}, Exception("connection to db, port 1 failed: Connection refused")),
+        "no answer (Exception: connection to db, port 1 failed: Connection refused); start the server or unset",
+    ),
+    "a database that is not there": (
+        sqlalchemy.exc.OperationalError("", {}, Exception('database "mlflow" does not exist')),
+        "expected a database that exists, and a user and password that it takes",
+    ),
     "alembic": (CommandError("Can't locate revision identified by 'f00'"), "Can't locate revision"),
     "requests": (refused(), "no answer"),
     "the system": (TimeoutError("nothing within 10 s"), "no answer (TimeoutError: nothing within 10 s)"),
@@ -240,7 +264,7 @@ def test_what_the_libraries_below_raise_is_one_line(library: str) -> None:
 
 
 @pytest.mark.parametrize("error", [UserError("ours"), TypeError("a wrong call"), FileNotFoundError(2, "gone", "model")])
-def test_what_is_not_the_store_s_stays_what_it_is(error: Exception) -> None:
+def test_errors_of_other_kinds_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, translated(DATABASE):
         raise error
     assert raised.value is error
@@ -260,7 +284,8 @@ def test_what_is_not_the_store_s_stays_what_it_is(error: Exception) -> None:
         ("file:./mlruns", "file:///main/mlruns"),
         ("file:///elsewhere", "file:///elsewhere"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("postgresql://db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql://db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("postgresql+psycopg://db/mlflow", "postgresql+psycopg://db/mlflow"),
         ("databricks", "databricks"),
         (" ", "sqlite:////main/mlruns/mlflow.db"),
     ],

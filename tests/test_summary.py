@@ -1,5 +1,6 @@
 """The summary says what there is, and nothing of what there is not."""
 
+import re
 import subprocess
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from pipeline import files, summary
 
 
-def test_before_anything_is_made_it_says_what_to_type(tmp_path):
+def test_without_reports_the_summary_lists_commands(tmp_path):
     lines = summary.summarize(tmp_path)
     assert any("make ui" in line for line in lines)
     assert not any("accuracy" in line for line in lines)
@@ -24,10 +25,15 @@ def test_each_report_is_one_line(tmp_path):
     assert f"See {tmp_path / 'mistakes.png'} (the mistakes)" in lines
 
 
+@pytest.mark.parametrize("value", [None, "", "0.99", [], {}])
 @pytest.mark.parametrize("report", summary.FACTS)
-def test_a_figure_that_a_report_lacks_is_not_said(tmp_path, report):
-    files.write_json(tmp_path / report, {})
-    assert summary.summarize(tmp_path) == summary.summarize(tmp_path / "nothing")
+def test_a_figure_that_a_report_lacks_is_left_out(tmp_path, report, value):
+    names = re.findall(r"{(\w+)", summary.FACTS[report])
+    for kept in (names[1:], names, []):  # without the first figure, with a wrong first one, with none at all
+        files.write_json(tmp_path / report, dict.fromkeys(kept, value))
+        lines = summary.summarize(tmp_path)
+        assert lines[-len(summary.NEXT) :] == summary.summarize(tmp_path / "nothing")[-len(summary.NEXT) :]
+        assert not any(word in "".join(lines) for word in ("accuracy", "0.99", "epochs", "images"))
 
 
 def test_photographs_without_labels_are_counted(tmp_path):

@@ -158,7 +158,7 @@ def known(store: Store, params: config.Params) -> set[str]:
         {"mistakes_png": CONFLICT},
     ],
 )
-def test_a_report_that_cannot_be_read_knows_nothing_of_a_model(
+def test_an_unreadable_report_is_not_logged_to_the_run(
     store: Store, params: config.Params, reports: Path, changed: dict[str, str]
 ) -> None:
     lay_out(reports, "a", **changed)

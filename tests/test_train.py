@@ -68,7 +68,7 @@ def test_a_log_gets_a_line_an_epoch(prepared: Project) -> None:
     )
 
 
-def test_the_estimate_is_said_once_when_enough_steps_were_seen() -> None:
+def test_the_estimate_is_printed_once_after_enough_steps() -> None:
     clock = Clock(1000)
     assert [clock.estimate(done, now) for done, now in ((8, 60), (16, 62), (108, 70), (208, 80))] == [
         "",
@@ -79,7 +79,7 @@ def test_the_estimate_is_said_once_when_enough_steps_were_seen() -> None:
     assert clock.left(508, 110) == "about 49 seconds"
 
 
-def test_what_was_trained_before_says_nothing_of_the_time_left() -> None:
+def test_restored_epochs_give_no_estimate_of_the_time_left() -> None:
     assert Clock(1000).left(500, 1.0) == ""
 
 
@@ -100,7 +100,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(prepared: P
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_cleanly_and_says_how_to_go_on(prepared: Project, number: int, status: int) -> None:
+def test_a_signal_ends_the_training_cleanly_with_a_hint(prepared: Project, number: int, status: int) -> None:
     stopped = start(prepared, sys.executable, "-m", "pipeline.train")
     wait_for(lambda: epochs(prepared), stopped)
     os.kill(stopped.pid, number)
@@ -136,7 +136,7 @@ def test_a_run_shows_the_whole_training(made_project: Project) -> None:
     ]
 
 
-def test_a_store_out_of_reach_is_said_before_training(prepared: Project) -> None:
+def test_an_unreachable_store_is_named_before_training(prepared: Project) -> None:
     command = [sys.executable, "-m", "pipeline.train"]
     done = prepared.run(*command, status=2, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.stderr.startswith("error: MLFLOW_TRACKING_URI=http://127.0.0.1:9: no answer")

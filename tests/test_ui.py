@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,21 @@ def test_a_port_that_is_taken_is_named_before_anything_starts() -> None:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=rf"port {port}: .*in use; take another one"):
             ui.main(["--port", str(port)])
+
+
+@pytest.mark.slow
+def test_a_server_of_this_machine_is_reached_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(ui, "SECONDS", 20)
+    with socket.socket() as free:
+        free.bind((ui.HOST, 0))
+        port = free.getsockname()[1]
+    code = "import http.server, sys; H = http.server.BaseHTTPRequestHandler; H.do_GET = lambda h: h.send_response(200) "
+    code += "or h.end_headers(); http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), H).serve_forever()"
+    with subprocess.Popen([sys.executable, "-c", code, ui.HOST, str(port)], stderr=subprocess.DEVNULL) as server:
+        try:
+            ui.wait_for(server, port)
+        finally:
+            server.kill()

@@ -57,11 +57,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _crops(pages: int, seed: int) -> Crop:
     images, labels = (np.load(files.PREPARED / f"train-{kind}.npy") for kind in ("images", "labels"))
-    found = []
-    with console.progress(None, "draw", "crop") as bar:
-        for crop in network.crops(images, labels, pages_wanted=pages, seed=seed):
-            found.append(crop)
-            bar.update()
+    with console.progress(pages, "draw", "page") as bar:
+        found = list(network.crops(images, labels, pages_wanted=pages, seed=seed, on_page=bar.update))
     return Crop(*map(np.stack, zip(*found, strict=True)))
 
 

@@ -50,7 +50,14 @@ def normal_ink(ink: photo.Ink) -> np.ndarray:
     return np.rint(255 * np.sqrt(np.clip(ink.strength / peak, 0, 1))).astype(np.uint8)
 
 
-def crops(images: np.ndarray, labels: np.ndarray, *, pages_wanted: int, seed: int) -> Iterator[Crop]:
+def crops(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    pages_wanted: int,
+    seed: int,
+    on_page: Callable[[], object] = lambda: None,
+) -> Iterator[Crop]:
     """Yield the crops of pages that are written with ``images`` uint8 [n, 28, 28]; small ones four in one."""
     waiting: list[Crop] = []
     for number in range(pages_wanted):
@@ -70,6 +77,7 @@ def crops(images: np.ndarray, labels: np.ndarray, *, pages_wanted: int, seed: in
         if len(waiting) >= 4:
             yield Crop(*(_four(parts) for parts in zip(*waiting[:4], strict=True)))
             waiting = waiting[4:]
+        on_page()
 
 
 def _four(parts: tuple[np.ndarray, ...]) -> np.ndarray:
