@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -112,6 +113,8 @@ def _open(file: BinaryIO) -> Image.Image:
     file.seek(0)
     if head.startswith(b"\xff\xd8\xff"):
         return _open_jpeg(file.read())
+    if head.startswith(PNG):
+        file = io.BytesIO(_without_odd_chunks(file.read()))
     is_heif = head[4:8] == b"ftyp" and head[8:12] in HEIF
     if is_heif:
         _register_heif()
@@ -158,6 +161,26 @@ def _open_jpeg(content: bytes) -> Image.Image:
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join(kept) + content[place:]))
     image.info.update(found)
     return image
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _without_odd_chunks(content: bytes) -> bytes:
+    """Return a PNG without the chunks that are not needed and whose check sum is wrong: Pillow refuses it for one.
+
+    A chunk is not needed where the first letter of its name is small (PNG, section 5.4); tRNS, which says what is
+    transparent, is.
+    """
+    kept, place = [content[: len(PNG)]], len(PNG)
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        chunk = content[place:end]
+        is_needed = chunk[4:8] == b"tRNS" or not chunk[4:5].islower()
+        if is_needed or zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big"):
+            kept.append(chunk)
+        place = end
+    return b"".join(kept)
 
 
 def _check_size(image: Image.Image, size: tuple[int, int]) -> None:
