@@ -17,6 +17,7 @@ import html
 import io
 import ipaddress
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -38,7 +39,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import console, files, model_card
-from pipeline.console import Stopped, UserError
+from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
 from pipeline.photos.photo import Picture, UnreadableError
@@ -78,9 +79,12 @@ def main(arguments: Sequence[str]) -> None:
         words = "who has this address, or can read the network's traffic, which is not encrypted, can use the page"
         print(f"warning: --host {wanted.host}: {words}", file=sys.stderr, flush=True)
     address = f"http://{reached_at(host)}:{port}{f'/?token={token}' if token else ''}"
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # before the address is known: being stopped is how a server ends
+        signal.signal(number, server.handle_exit)
     print(f"Draw or drop a digit at {address} (Ctrl-C ends this)\n{model}", flush=True)
-    with listener, contextlib.suppress(Stopped):  # being stopped is how a server ends
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+    with listener:
+        server.run([listener])
 
 
 def listen(port: int, host: str = HOST) -> socket.socket:
