@@ -137,6 +137,27 @@ def test_the_documented_figures_of_real_photographs_were_measured() -> None:
         assert said in README, said
 
 
+def test_the_documented_figures_of_other_sources_were_measured() -> None:
+    report = (files.ROOT / "benchmarks/photos2.txt").read_text("utf-8")
+    for name, words in (
+        ("single: --one", "of one digit (`--one`)"),
+        ("multi: whole string right", "of several digits, whole string"),
+        ("none: refused", "without a digit, refused"),
+    ):
+        counted = re.search(rf"^{re.escape(name)}  +(\d+) / (\d+)", report, re.MULTILINE)
+        assert counted
+        right, of = map(int, counted.groups())
+        low, high = (100 * limit for limit in scoring.wilson(right, of))
+        assert f"| {of} {words} | {100 * right / of:.1f}% [{low:.1f}, {high:.1f}] |" in README
+
+
+def test_the_documented_figures_of_digit_sets_were_measured() -> None:
+    report = (files.ROOT / "benchmarks/external.txt").read_text("utf-8")
+    for _, name, n, network, *shares in (re.split(r" ?\| ?", line) for line in report.splitlines()[2:]):
+        if network == "ours":
+            assert f"| {n} | {' | '.join(shares[:3])} |" in README, name
+
+
 def test_the_documented_figures_of_photographs_left_out_were_measured() -> None:
     report = (files.ROOT / "benchmarks/tuning.md").read_text("utf-8")
     row = next(line for line in report.splitlines() if line.startswith("| chosen without the photograph"))
