@@ -56,4 +56,4 @@ def test_the_docs_say_what_the_study_found():
 
 def test_the_docs_say_what_photographs_cost():
     twenty, without = (statistics.mean(accuracies(f"twenty epochs{end}")) for end in ("", " without photographs"))
-    assert f"that learn it as well lose {100 * (without - twenty):.2f} points" in STUDY
+    assert f"that learns it as well loses {100 * (without - twenty):.2f} points" in STUDY
