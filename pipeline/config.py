@@ -118,9 +118,11 @@ class Checkpoints(Section):
 
 
 class Sweep(Section):
-    """Which trials a sweep runs."""
+    """Which settings a sweep compares, and by what."""
 
     parameters: dict[str, list[Any]]
+    seeds: Annotated[int, Field(ge=1, le=1000)]
+    metric: Literal["val_loss", "val_accuracy"]
     threads: Annotated[int, Field(ge=1, le=256)]
     limit: Count
 

@@ -1,4 +1,4 @@
-"""The trials of a sweep: the combinations of a grid, the trajectories they share, and the training of one trajectory.
+"""The settings of a sweep, their trials, the trajectories that trials share, and the training of one trajectory.
 
 Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `train_trials`, the driver keeps what it yields.
 """
@@ -9,7 +9,8 @@ import itertools
 import math
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline import config, files
@@ -24,8 +25,11 @@ Package = Callable[[Epoch, Train, Digits], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One combination of the grid: its place in it, its parameters, and those that the grid varies."""
+class Setting:
+    """Parameters to compare: their place in the sweep, with the first seed, and those that the sweep varies.
+
+    Number 0 is the project's own present parameters, which the others are compared with.
+    """
 
     number: int
     train: Train
@@ -36,10 +40,44 @@ class Trial:
         """The parameters that vary, with their values."""
         return " · ".join(f"{label(name)} {value}" for name, value in self.varied.items())
 
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting, trained with a seed."""
+
+    setting: Setting
+    seed: int
+
+    @cached_property
+    def train(self) -> Train:
+        """The parameters of the training."""
+        return self.setting.train.model_copy(update={"seed": self.seed})
+
     @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the sweep's other trials, in their order: seed by seed, and by setting."""
+        return self.seed, self.setting.number
+
+    @property
+    def name(self) -> str:
+        """The parameters that vary, with their values, and the seed."""
+        return f"{self.setting.name} · seed {self.seed}"
+
+    @cached_property
     def sha256(self) -> str:
         """The digest of the parameters, as in a run's tag ``params.sha256``."""
         return files.digest(self.train.model_dump())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it."""
+
+    trial: Trial
+    summary: Mapping[str, float] = field(default_factory=dict)
+    model_sha256: str = ""
+    error: str = ""
+    run_id: str = ""
 
 
 def label(name: str) -> str:
@@ -47,24 +85,46 @@ def label(name: str) -> str:
     return {"batch_size": "batch"}.get(name, name.replace("_", " "))
 
 
-def expand(params: Params, *, limit: int | None) -> list[Trial]:
-    """Return every combination of ``sweep.parameters``, checked; raise ``UserError`` for a grid that cannot be run.
+def seeds(params: Params) -> list[int]:
+    """Return the seeds that every setting is trained with: ``train.seed`` and those that follow."""
+    first, count = params.train.seed, params.sweep.seeds
+    if first + count > MAX_SEED:
+        raise UserError(f"params.yaml: train.seed is {first}; expected room for {count} seeds below {MAX_SEED}")
+    return list(range(first, first + count))
+
+
+def expand(params: Params, *, limit: int | None) -> list[Setting]:
+    """Return the project's present parameters and every other combination of ``sweep.parameters``, checked.
 
     ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    Raise ``UserError`` for a grid that cannot be run.
     """
     space = params.sweep.parameters
-    base = params.train.model_dump() | {"threads": params.sweep.threads}
     if not space:
         raise UserError(f"params.yaml: {SECTION} names no parameter; expected lists such as `dropout: [0.1, 0.2]`")
+    if "seed" in space:
+        raise UserError(f"params.yaml: {SECTION}.seed: every setting is trained with the same seeds; set sweep.seeds")
+    base = params.train.model_dump() | ({} if "threads" in space else {"threads": params.sweep.threads})
     for name, values in space.items():
         _check_values(base, name, values)
-    count = math.prod(len(values) for values in space.values())
+    present = config.check(Train, base, "params.yaml")
+    combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
+    count = math.prod(len(values) for values in space.values()) * len(seeds(params))
     if limit is not None and count > limit:
         raise UserError(
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
-    combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
-    return [Trial(number, _with_values(base, varied), varied) for number, varied in enumerate(combinations)]
+    others = [(train, varied) for varied in combinations if (train := _with_values(base, varied)) != present]
+    own = {name: _value(base, name) for name in space}
+    return [Setting(number, *each) for number, each in enumerate([(present, own), *others])]
+
+
+MAX_SEED = 2**31  # as config.Seed
+
+
+def _value(base: Mapping[str, Any], name: str) -> Any:
+    section, _, key = name.rpartition(".")
+    return base[section][key] if section else base[name]
 
 
 def _check_values(base: dict[str, Any], name: str, values: list[Any]) -> None:
@@ -86,11 +146,11 @@ def _with_values(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
 
 
 def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
-    """Return the trials by the key of the trajectory that they share, the slowest trajectories first."""
+    """Return the trials by the key of the trajectory that they share, seed by seed, the slowest trajectories first."""
     grouped: dict[str, list[Trial]] = {}
     for trial in trials:
         grouped.setdefault(trajectory.trajectory_key(trial.train, data_sha256), []).append(trial)
-    return dict(sorted(grouped.items(), key=lambda item: item[1][0].train.batch_size))
+    return dict(sorted(grouped.items(), key=lambda item: (item[1][0].seed, item[1][0].train.batch_size)))
 
 
 def longest_training(trials: Sequence[Trial]) -> Train:
