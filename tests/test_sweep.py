@@ -29,7 +29,7 @@ from PIL import Image
 from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import charts, cluster, leaderboard, race, trials
+from pipeline.sweeps import charts, cluster, leaderboard, race, racing, trials
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
 
@@ -329,6 +329,41 @@ def test_the_winner_is_written_into_params_yaml_and_nothing_else_changes() -> No
     assert (
         config.replaced(changed, {name: yaml.safe_load(text)["train"].get(name[6:], 0.5) for name in changes}) == text
     )
+
+
+def test_the_documentation_quotes_the_simulation() -> None:
+    text = (files.ROOT / "docs" / "experiments.md").read_text("utf-8")
+    rows = files.read_csv(files.ROOT / "benchmarks" / "racing.csv")
+    found = {(row["question"], row["settings"], row["noise"], row["difference"], row["method"]): row for row in rows}
+    quoted = re.findall(
+        r"^\| (\d seeds?|10 seeds|race to \d+, level 0.1|ASHA, best trial) \| (.*) \|$", text, re.MULTILINE
+    )
+    assert len(quoted) == 6
+    for method, cells in quoted:
+        pair = [found["named", "9", "equal", difference, method] for difference in ("0.05", "0.1")]
+        assert cells.split(" | ") == [
+            f"{100 * float(row[name]):.{places}f}%"
+            for row in pair
+            for name, places in (("share", 1), ("epochs_of_ten_seeds", 0))
+        ]
+    claims = re.findall(r"^\| race to (\d+), (\d+) settings \| (.*) \|$", text, re.MULTILINE)
+    assert len(claims) == 4
+    for seeds, settings, cells in claims:
+        each = [found["claimed", settings, "equal", by, f"race to {seeds}"] for by in ("0", "0.05", "0.1")]
+        assert cells.split(" | ") == [f"{100 * float(row['share']):.1f}%" for row in each]
+
+
+def test_a_race_keeps_within_two_in_a_hundred_of_ten_seeds_and_claims_little_that_is_not_so() -> None:
+    rows = files.read_csv(files.ROOT / "benchmarks" / "racing.csv")
+    shares = {
+        (row["noise"], row["difference"], row["method"]): float(row["share"]) for row in rows if row["settings"] == "9"
+    }
+    for noise in ("equal", "unequal"):
+        for spread in ("0.03", "0.05", "0.1", "0.2"):
+            ten = shares[noise, spread, "10 seeds"]
+            assert shares[noise, spread, f"race to 10, level {racing.DROPPED}"] >= ten - 0.02
+    claims = [row for row in rows if row["question"] == "claimed" and row["difference"] == "0"]
+    assert max(float(row["share"]) for row in claims if row["method"] in ("race to 5", "race to 10")) <= 0.05
 
 
 # --- real sweeps ----------------------------------------------------------------------------------------------------
