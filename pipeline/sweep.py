@@ -1,6 +1,6 @@
 """Command sweep: train the settings of `sweep` with several seeds on Ray, and say which are shown to be better.
 
-    python -m pipeline.sweep [--address HOST:PORT] [--workers N] [--yes] [--apply [--force]]
+    python -m pipeline.sweep [--address HOST:PORT] [--workers N] [--minutes N] [--yes] [--apply [--force]]
 
 Reads   params.yaml, data/prepared (training and validation digits; the test digits stay unread)
 Writes  reports/sweep.csv (a row a setting), reports/sweep_trials.csv (a row a trial), reports/sweep_*.png;
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
     params = config.load()
     settings = trials.expand(params, limit=None if options.yes else params.sweep.limit)
     digits = trajectory.load_digits(files.PREPARED)
-    with _only_one():
+    with _only_one(), _limited(options.minutes):
         finished = run(params, settings, digits, options.address, train_trials=train_trials, workers=options.workers)
     ranked, metric = leaderboard.rank(finished), params.sweep.metric
     print(leaderboard.shown(ranked, metric))
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
         print(f"failed: {result.trial.name}: {result.error}", file=sys.stderr)
     if len(failed) == len(finished.results):
         raise UserError("every trial failed", status=1)
+    if seeds := finished.left_out():
+        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {_count(seeds, 'seed')}; a larger one trains them.")
     print("", *leaderboard.verdict(ranked, metric), sep="\n")
     if options.apply:
         apply(_to_apply(ranked, force=options.force))
@@ -69,6 +73,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--address", default="", help="a Ray cluster, as host:port (or RAY_ADDRESS); else this machine")
     parser.add_argument("--workers", type=int, default=0, help="trials at once on this machine; else as many as fit")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="stop after so many, as Ctrl-C does; it can be resumed"
+    )
     parser.add_argument("--yes", action="store_true", help="run more trials than sweep.limit")
     parser.add_argument("--apply", action="store_true", help="write what is shown to be better into params.yaml")
     parser.add_argument("--force", action="store_true", help="with --apply: write the first of the table all the same")
@@ -84,6 +91,19 @@ def _only_one() -> Iterator[None]:
             yield
     except Timeout:
         raise UserError("another sweep is running in this project; expected one at a time") from None
+
+
+@contextlib.contextmanager
+def _limited(minutes: float) -> Iterator[None]:
+    """Stop the block, as SIGINT does, after so many minutes; 0 is no limit."""
+    timer = threading.Timer(minutes * 60, signal.raise_signal, [signal.SIGINT])
+    timer.daemon = True
+    if minutes > 0:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def run(
@@ -169,11 +189,9 @@ def _epochs_later(current: Race, missing: Sequence[Trial], data_sha256: str) -> 
     """Return the epochs that the seeds after those of ``missing`` take at most."""
     later = [seed for seed in current.seeds if seed > max(trial.seed for trial in missing)]
     running = {trial.setting.number: trial for trial in missing}.values()
-    return len(later) * _epochs(trials.group([Trial(each.setting, current.seeds[0]) for each in running], data_sha256))
-
-
-def _epochs(grouped: Mapping[str, Sequence[Trial]]) -> int:
-    return sum(trials.longest_training(group).epochs for group in grouped.values())
+    return len(later) * trials.most_epochs(
+        trials.group([Trial(each.setting, current.seeds[0]) for each in running], data_sha256)
+    )
 
 
 def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
@@ -187,8 +205,10 @@ def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
     )
     sizes = f"{_count(len(current.settings), 'setting')} with {_count(len(current.seeds), 'seed')}"
     work = f"{_count(len(every), 'trial')} on {_count(len(grouped), 'trajectory')}"
-    epochs = f"at most {_count(_epochs(grouped), 'epoch')}, {there:,} of them there already"
+    epochs = f"at most {_count(trials.most_epochs(grouped), 'epoch')}, {there:,} of them there already"
     parts = [f"sweep: {sizes}: {work}; {epochs}; {capacity} at once"]
+    if current.budget:
+        parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
     if done := len(current.results):
         parts.append(f"{_count(done, 'trial')} ended before")
     if len(current.seeds) > racing.FIRST:

@@ -105,7 +105,7 @@ def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_train
         ({"momentum": [0.9]}, "sweep.parameters.momentum is not a parameter"),
         ({"augment.sahre": [0.9]}, "sweep.parameters.augment.sahre is not a parameter; did you mean share?"),
         ({"preprocess.train": [10]}, "sweep.parameters.preprocess.train is not a parameter"),
-        ({"dropout": []}, "sweep.parameters.dropout is an empty list"),
+        ({"dropout": []}, "sweep.parameters.dropout is []; expected a list of at least one value"),
         ({"dropout": [0.1, 1.5]}, "sweep.parameters.dropout is 1.5; expected a number at least 0 and below 1"),
         ({"batch_size": [64, "many"]}, "sweep.parameters.batch_size is 'many'; expected a whole number"),
         ({"dropout": [0, 0.0]}, "sweep.parameters.dropout holds 0.0 twice"),

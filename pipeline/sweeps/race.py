@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.config import Params
+from pipeline.console import UserError
 from pipeline.sweeps import racing, trials
 from pipeline.sweeps.trials import Result, Setting, Trial
 
@@ -22,13 +23,14 @@ PRESENT = 0  # the place of the project's own parameters among the settings: the
 class Race:
     """Settings, the seeds that each may be trained with, and the results so far by their trials' keys.
 
-    ``resolution`` is the smallest step of ``metric``.
+    ``resolution`` is the smallest step of ``metric``; ``budget`` the epochs that may be trained, 0 for any number.
     """
 
     settings: Sequence[Setting]
     seeds: Sequence[int]
     metric: str
     resolution: float
+    budget: int = 0
     results: dict[tuple[int, int], Result] = field(default_factory=dict)
 
     @property
@@ -60,6 +62,8 @@ class Race:
         for count in range(min(racing.FIRST, len(self.seeds)), len(self.seeds) + 1):
             running = [setting for setting in self.settings if not out[setting.number] or setting.number == PRESENT]
             wanted = [Trial(setting, seed) for seed in self.seeds[:count] for setting in running]
+            if self.budget and self._spent(wanted) > self.budget:
+                return out, []
             if missing := [trial for trial in wanted if trial.key not in self.results]:
                 return out, missing
             out[PRESENT] = False  # it goes on, and is judged anew
@@ -67,9 +71,34 @@ class Race:
             out |= racing.is_worse(scores[:, :count], ~out, self.resolution)
         return out, []
 
+    def _spent(self, wanted: Sequence[Trial]) -> int:
+        """Return the epochs trained for earlier seeds, and the most that the last of ``wanted`` take."""
+        last = max(trial.seed for trial in wanted)
+        first_round = self.seeds[: racing.FIRST]
+        later = [trial for trial in wanted if trial.seed == last or last in first_round]
+        before = [self.results[key].trial for key in self.results if key[0] < last and last not in first_round]
+        spent = sum(
+            max(int(self.results[trial.key].summary.get("epochs_run", 0)) for trial in group)
+            for group in trials.group(before, "").values()
+        )
+        return spent + trials.most_epochs(trials.group(later, ""))
+
+    def left_out(self) -> int:
+        """Return how many of the seeds the budget leaves out."""
+        _, missing = self.replay()
+        trained = {seed for seed, _ in self.results}
+        return 0 if missing else len([seed for seed in self.seeds if seed not in trained])
+
 
 def start(settings: Sequence[Setting], params: Params) -> Race:
     """Return the race of ``settings`` before its first result."""
     metric = params.sweep.metric
     step = 1e-6 if metric.endswith("loss") else 1 / params.preprocess.validation  # a loss is rounded, a digit counts
-    return Race(settings, trials.seeds(params), metric, step)
+    found = Race(settings, trials.seeds(params), metric, step, params.sweep.epochs)
+    if not found.replay()[1]:
+        seeds = found.seeds[: racing.FIRST]
+        most = trials.most_epochs(trials.group([Trial(each, seed) for each in settings for seed in seeds], ""))
+        raise UserError(
+            f"params.yaml: sweep.epochs is {found.budget}; {len(seeds)} seeds of all settings take up to {most}"
+        )
+    return found

@@ -5,12 +5,10 @@ Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `train_tri
 
 from __future__ import annotations
 
-import itertools
-import math
+import functools
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline import config, files
@@ -18,6 +16,7 @@ from pipeline.config import Params, Train
 from pipeline.console import UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.trajectory import Digits, Epoch
+from pipeline.sweeps import space
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
@@ -48,7 +47,7 @@ class Trial:
     setting: Setting
     seed: int
 
-    @cached_property
+    @functools.cached_property
     def train(self) -> Train:
         """The parameters of the training."""
         return self.setting.train.model_copy(update={"seed": self.seed})
@@ -63,7 +62,7 @@ class Trial:
         """The parameters that vary, with their values, and the seed."""
         return f"{self.setting.name} · seed {self.seed}"
 
-    @cached_property
+    @functools.cached_property
     def sha256(self) -> str:
         """The digest of the parameters, as in a run's tag ``params.sha256``."""
         return files.digest(self.train.model_dump())
@@ -99,24 +98,24 @@ def expand(params: Params, *, limit: int | None) -> list[Setting]:
     ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
     Raise ``UserError`` for a grid that cannot be run.
     """
-    space = params.sweep.parameters
-    if not space:
+    parameters, sweep = params.sweep.parameters, params.sweep
+    if not parameters:
         raise UserError(f"params.yaml: {SECTION} names no parameter; expected lists such as `dropout: [0.1, 0.2]`")
-    if "seed" in space:
+    if "seed" in parameters:
         raise UserError(f"params.yaml: {SECTION}.seed: every setting is trained with the same seeds; set sweep.seeds")
-    base = params.train.model_dump() | ({} if "threads" in space else {"threads": params.sweep.threads})
-    for name, values in space.items():
-        _check_values(base, name, values)
-    present = config.check(Train, base, "params.yaml")
-    combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
-    count = math.prod(len(values) for values in space.values()) * len(seeds(params))
-    if limit is not None and count > limit:
+    base = params.train.model_dump() | ({} if "threads" in parameters else {"threads": sweep.threads})
+    axes = space.axes(parameters)
+    for axis in axes:
+        _check_values(base, axis.name, axis.examples())
+    if limit is not None and (count := space.size(axes, sweep.search, sweep.trials) * len(seeds(params))) > limit:
         raise UserError(
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
-    others = [(train, varied) for varied in combinations if (train := _with_values(base, varied)) != present]
-    own = {name: _value(base, name) for name in space}
-    return [Setting(number, *each) for number, each in enumerate([(present, own), *others])]
+    own = {axis.name: _value(base, axis.name) for axis in axes}
+    found = {config.check(Train, base, "params.yaml"): own}
+    for varied in space.combinations(axes, own, sweep.search, sweep.trials, sweep.search_seed):
+        found.setdefault(_with_values(base, varied), varied)
+    return [Setting(number, *each) for number, each in enumerate(found.items())]
 
 
 MAX_SEED = 2**31  # as config.Seed
@@ -127,9 +126,7 @@ def _value(base: Mapping[str, Any], name: str) -> Any:
     return base[section][key] if section else base[name]
 
 
-def _check_values(base: dict[str, Any], name: str, values: list[Any]) -> None:
-    if not values:
-        raise UserError(f"params.yaml: {SECTION}.{name} is an empty list; expected at least one value")
+def _check_values(base: dict[str, Any], name: str, values: Sequence[Any]) -> None:
     checked = [_with_values(base, {name: value}) for value in values]
     for number, each in enumerate(checked):
         if each in checked[:number]:
@@ -149,13 +146,21 @@ def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
     """Return the trials by the key of the trajectory that they share, seed by seed, the slowest trajectories first."""
     grouped: dict[str, list[Trial]] = {}
     for trial in trials:
-        grouped.setdefault(trajectory.trajectory_key(trial.train, data_sha256), []).append(trial)
+        grouped.setdefault(_key(trial.train, data_sha256), []).append(trial)
     return dict(sorted(grouped.items(), key=lambda item: (item[1][0].seed, item[1][0].train.batch_size)))
+
+
+_key = functools.cache(trajectory.trajectory_key)  # which reads the code
 
 
 def longest_training(trials: Sequence[Trial]) -> Train:
     """Return the parameters to train a trajectory with, so that it is long enough for each of its trials."""
     return max((trial.train for trial in trials), key=lambda train: train.epochs)
+
+
+def most_epochs(grouped: Mapping[str, Sequence[Trial]]) -> int:
+    """Return how many epochs the trajectories take where none stops early."""
+    return sum(longest_training(group).epochs for group in grouped.values())
 
 
 class Started(NamedTuple):
