@@ -31,14 +31,14 @@ from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import Digits
 from pipeline.store import Store, open_store
-from pipeline.sweeps import charts, cluster, driver, leaderboard, race, racing, trials
+from pipeline.sweeps import charts, cluster, driver, effects, leaderboard, race, racing, trials
 from pipeline.sweeps.leaderboard import Standing
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
 from pipeline.tracking import Run
 
 TABLE, TRIALS = (files.REPORTS / name for name in ("sweep.csv", "sweep_trials.csv"))
-PARALLEL, HEATMAP = (files.REPORTS / f"sweep_{name}.png" for name in ("parallel", "heatmap"))
+PARALLEL, HEATMAP, EFFECTS = (files.REPORTS / f"sweep_{name}.png" for name in ("parallel", "heatmap", "effects"))
 HINT = "Nothing is lost: the same command resumes from the last finished epochs."
 
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
         raise UserError("every trial failed", status=1)
     if seeds := finished.left_out():
         print(f"\nsweep.epochs, {finished.budget:,}, leaves out {_count(seeds, 'seed')}; a larger one trains them.")
-    print("", *leaderboard.verdict(ranked, metric), sep="\n")
+    print("", *sentences_on(finished, ranked), sep="\n")
     if options.apply:
         apply(_to_apply(ranked, force=options.force))
     return 1 if failed else 0
@@ -240,13 +240,20 @@ def report(current: Race, parent: Run) -> None:
         return
     files.write_bytes(PARALLEL, charts.parallel(ranked, metric))
     files.write_bytes(HEATMAP, charts.heatmap(ranked, metric))
-    for picture in (PARALLEL, HEATMAP):
+    files.write_bytes(EFFECTS, charts.effects(current))
+    for picture in (EFFECTS, PARALLEL, HEATMAP):
         parent.log_image(picture.stem, picture)
     first = leaderboard.first_result(current, best)
     parent.log_summary({f"mean_{metric}": best.mean, "mean_epochs": best.epochs})
-    sentences = "\n\n".join(leaderboard.verdict(ranked, metric))
+    sentences = "\n\n".join(sentences_on(current, ranked))
     note = f"```\n{leaderboard.shown(ranked, metric)}\n```\n\n{sentences}"
     parent.tag({"best.run_id": first.run_id, "best.setting": best.setting.name, "mlflow.note.content": note})
+
+
+def sentences_on(current: Race, ranked: Sequence[Standing]) -> list[str]:
+    """Return what is known: which parameters matter, which settings may be the best, whether one is better."""
+    why = effects.sentence(effects.shares(effects.compared(current)))
+    return [*([why] if why else []), *leaderboard.verdict(ranked, current.metric)]
 
 
 def _to_apply(ranked: Sequence[Standing], *, force: bool) -> Setting:

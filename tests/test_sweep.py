@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -168,8 +169,9 @@ def test_more_seeds_continue_a_race_and_repeat_none_of_its_trials() -> None:
     assert short.results.items() < long.results.items()
 
 
-@given(st.randoms(use_true_random=False))
-def test_the_trials_of_a_race_do_not_depend_on_which_ended_first(random: Random) -> None:
+@pytest.mark.parametrize("number", range(8))
+def test_the_trials_of_a_race_do_not_depend_on_which_ended_first(number: int) -> None:
+    random = Random(number)
     whole = raced(DROPOUTS, [0.99, 0.9895, 0.989, 0.9885, 0.98], seeds=6)
     half = race.start(DROPOUTS, with_grid(6))
     while missing := half.replay()[1]:
@@ -300,14 +302,16 @@ def test_the_command_names_all_that_varies_and_the_threads() -> None:
 )
 def test_the_pictures_are_drawn_for_any_grid_and_always_alike(grid: dict[str, list[Any]], tmp_path: Path) -> None:
     settings = expanded(**grid)
-    ranked = leaderboard.rank(raced(settings, [0.9 + setting.number / 1000 for setting in settings], seeds=3))
-    for draw in (charts.parallel, charts.heatmap):
-        picture = draw(ranked, "val_accuracy")
+    found = raced(settings, [0.9 + setting.number / 1000 for setting in settings], seeds=3)
+    ranked = leaderboard.rank(found)
+    draws = [partial(draw, ranked, "val_accuracy") for draw in (charts.parallel, charts.heatmap)]
+    for draw in [*draws, partial(charts.effects, found)]:
+        picture = draw()
         (tmp_path / "picture.png").write_bytes(picture)
         with Image.open(tmp_path / "picture.png") as image:
             assert min(image.size) > 150
             assert "Software" not in image.info
-        assert draw(ranked, "val_accuracy") == picture
+        assert draw() == picture
 
 
 def test_the_winner_is_written_into_params_yaml_and_nothing_else_changes() -> None:
@@ -369,6 +373,7 @@ def test_a_race_keeps_within_two_in_a_hundred_of_ten_seeds_and_claims_little_tha
 # --- real sweeps ----------------------------------------------------------------------------------------------------
 
 GRID = {"batch_size": [32, 64], "patience": [1, 5]}
+PICTURES = ("sweep_effects", "sweep_parallel", "sweep_heatmap")
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +475,10 @@ class Running:
         """Return the epochs that are kept."""
         return list((self.project.root / ".checkpoints").glob("*/*.epoch"))
 
+    def is_busy_or_ended(self, epochs: int) -> bool:
+        """Tell whether there are more than so many epochs, and a worker that trains the next; or none ever will."""
+        return self.has_ended() or (len(self.epochs()) > epochs and bool(self.workers()))
+
     def has_ended(self) -> bool:
         """Tell whether the driver has ended."""
         return self.process.poll() is not None
@@ -565,10 +574,7 @@ def test_the_sweeps_own_run_shows_the_space_the_table_the_pictures_and_the_best(
         each.path for folder in ("reports", "images") for each in client.list_artifacts(parent.info.run_id, folder)
     }
     assert {"reports/sweep.csv", "reports/sweep_trials.csv"} <= shown
-    assert {name for path in shown for name in ("sweep_parallel", "sweep_heatmap") if name in path} == {
-        "sweep_parallel",
-        "sweep_heatmap",
-    }
+    assert {name for path in shown for name in PICTURES if name in path} == set(PICTURES)
 
 
 @pytest.mark.slow
@@ -746,11 +752,14 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
     words = ["--workers", str(workers)]
     for _ in range(5):  # twice each: a worker, then the driver
         with Running(project, *words, script="pretended.py") as running:
-            running.wait_for_epochs(len(running.epochs()) + 1)
-            running.workers()[0].kill()
+            seen = len(running.epochs())
+            until(partial(running.is_busy_or_ended, seen), 300)  # a machine with too much to do fails to start Ray
+            for worker in running.workers()[:1]:
+                worker.kill()
             time.sleep(random.uniform(0, 2))
-            running.family()
-            running.process.kill()
+            if not running.has_ended():
+                running.family()
+                running.process.kill()
             running.no_worker_left()
     sweep_pretended(project, *words)
     for table in ("reports/sweep.csv", "reports/sweep_trials.csv", "reports/sweep_parallel.png"):

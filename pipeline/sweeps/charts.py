@@ -13,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
+from pipeline.sweeps import effects as effects_of
 from pipeline.sweeps.leaderboard import Standing, cell, figure
+from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import label
 
 DARK_IS_BETTER = "viridis"  # as clear in grey as in colour, whatever the eye
@@ -132,3 +134,31 @@ def _png(drawing: Figure) -> bytes:
     content = io.BytesIO()
     drawing.savefig(content, format="png", dpi=120, metadata={"Software": None})
     return content.getvalue()
+
+
+def effects(race: Race) -> bytes:
+    """Draw each parameter's main effect on the metric and on the epochs, with 95% intervals: a column a parameter."""
+    found = effects_of.compared(race)
+    explained = effects_of.shares(found)
+    names = list(found.varied[0])
+    drawing = Figure(figsize=(2.8 * len(names) + 1, 5), layout="constrained")
+    rows = drawing.subplots(2, len(names), squeeze=False, sharey="row")
+    for name, (above, below) in zip(names, rows.T, strict=True):
+        values = [each[name] for each in found.varied]
+        for axes, figures in ((above, found.metric), (below, found.epochs)):
+            effect = effects_of.main_effect(values, figures)
+            half = np.where(np.isfinite(effect.half), effect.half, 0)
+            axes.errorbar(range(len(effect.values)), effect.mean, half, fmt="o", capsize=4, color="C0")
+            turned = max(map(len, effect.values)) > 8
+            axes.set_xticks(range(len(effect.values)), effect.values, rotation=20 if turned else 0)
+            axes.set_xticklabels(effect.values, ha="right" if turned else "center")
+            axes.tick_params(labelbottom=axes is below)
+            axes.margins(x=0.2)
+            axes.grid(axis="y", color="0.9")
+            axes.spines[["top", "right"]].set_visible(False)
+        share = f"{explained[name]:.0%} of the variance" if explained else ""
+        above.set_title(f"{label(name)}\n{share}".strip(), fontsize=11)
+    rows[0, 0].set_ylabel(label(race.metric))
+    rows[0, 0].yaxis.set_major_formatter(lambda value, _: figure(value, race.metric))
+    rows[1, 0].set_ylabel("epochs")
+    return _png(drawing)
