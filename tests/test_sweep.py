@@ -163,6 +163,17 @@ def test_what_you_have_is_trained_with_every_seed_though_it_is_the_worst() -> No
     assert seeds_of(raced(DROPOUTS, [0.5, 0.99, 0.99, 0.98, 0.97], seeds=5)) == [5, 5, 5, 3, 3]
 
 
+def test_what_you_have_is_judged_anew_after_every_seed() -> None:
+    found = race.start(expanded(dropout=[0.4]), with_grid(6))
+    while missing := found.replay()[1]:
+        for trial in missing:
+            behind = 0.01 if trial.seed <= 3 else -0.02
+            found.results[trial.key] = result(trial, 0.98 - behind * (trial.setting.number == 0) + trial.seed / 1e4)
+        if len(found.results) == 6:
+            assert found.after(3).replay()[0].tolist() == [True, False]
+    assert not found.replay()[0][0]
+
+
 def test_more_seeds_continue_a_race_and_repeat_none_of_its_trials() -> None:
     means = [0.99, 0.99, 0.9895, 0.98, 0.97]
     short, long = raced(DROPOUTS, means, seeds=4), raced(DROPOUTS, means, seeds=8)
