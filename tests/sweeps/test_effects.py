@@ -100,3 +100,9 @@ def test_a_sampled_space_has_main_effects_by_quarters_and_no_shares() -> None:
     assert list(effect.mean) == sorted(effect.mean, reverse=True)
     assert effects.shares(effects.compared(found)) == {}
     assert effects.sentence({}) == ""
+
+
+def test_what_noise_adds_to_a_share_is_taken_off() -> None:
+    found = effects.Compared([{"dropout": 0.1}, {"dropout": 0.2}], np.array([[0.0, 2.0], [2.0, 6.0]]), np.ones((2, 2)))
+    # sums of squares: 9 between the settings, 1 within them with one degree of freedom
+    assert effects.shares(found) == pytest.approx({"dropout": 0.8, "interactions": 0, "seeds": 0.2})
