@@ -118,9 +118,15 @@ class Checkpoints(Section):
 
 
 class Sweep(Section):
-    """Which trials a sweep runs."""
+    """Which settings a sweep compares, and by what."""
 
-    parameters: dict[str, list[Any]]
+    parameters: dict[str, Any]
+    search: Literal["grid", "sobol"]
+    trials: Count
+    search_seed: Seed
+    seeds: Annotated[int, Field(ge=1, le=1000)]
+    metric: Literal["val_loss", "val_accuracy"]
+    epochs: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(ge=1, le=256)]
     limit: Count
 

@@ -48,9 +48,9 @@ TABLES = {  # columns that must be numbers
     "photos": (),
     "sweep": (),
 }
-PICTURES = ("mistakes", "contact_sheet", "sweep_parallel", "sweep_heatmap", "digits")
-WORST, BEST = 24, 20  # mistakes and trials that are listed
-HIDDEN_COLUMNS = ("model_sha256", "stopped_early", "error")  # of a trial
+PICTURES = ("mistakes", "contact_sheet", "sweep_effects", "sweep_parallel", "sweep_heatmap", "digits")
+WORST, BEST = 24, 20  # mistakes and settings that are listed
+HIDDEN_COLUMNS = ("error",)  # of a setting
 PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy", "scipy", "opencv-python-headless", "mlflow", "dvc")
 Row = Mapping[str, str]
 SECTIONS = {  # anchor: its name, and what must be there for it

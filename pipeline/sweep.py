@@ -1,10 +1,12 @@
-"""Command sweep: try every combination of `sweep.parameters` on Ray, and name the best one by validation.
+"""Command sweep: train the settings of `sweep` with several seeds on Ray, and say which are shown to be better.
 
-    python -m pipeline.sweep [--address HOST:PORT] [--workers N] [--yes] [--apply]
+    python -m pipeline.sweep [--address HOST:PORT] [--workers N] [--minutes N] [--yes] [--apply [--force]]
 
 Reads   params.yaml, data/prepared (training and validation digits; the test digits stay unread)
-Writes  reports/sweep.csv, reports/sweep_parallel.png, reports/sweep_heatmap.png; with --apply the winner in params.yaml
-Expect  the default grid: 27 trials on 9 trajectories, each trial with the model that `train` makes of its parameters.
+Writes  reports/sweep.csv (a row a setting), reports/sweep_trials.csv (a row a trial), reports/sweep_*.png;
+        with --apply what is shown to be better in params.yaml
+Expect  the default grid: 27 settings on 9 trajectories a seed, each trial with the model that `train` makes of its
+        parameters; a table, and last what is better than the project's present parameters, or that nothing is.
 
 Workers only compute: they stream epochs back, and this process, the driver, keeps them in .checkpoints/ and logs them
 to MLflow. So a worker may die at any time, and so may the driver: what was trained is not trained again.
@@ -14,8 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 from filelock import FileLock, Timeout
@@ -26,45 +31,54 @@ from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import Digits
 from pipeline.store import Store, open_store
-from pipeline.sweeps import charts, cluster, driver, leaderboard, trials
-from pipeline.sweeps.leaderboard import Result
-from pipeline.sweeps.trials import Trial
+from pipeline.sweeps import charts, cluster, driver, effects, leaderboard, race, racing, trials
+from pipeline.sweeps.leaderboard import Standing
+from pipeline.sweeps.race import Race
+from pipeline.sweeps.trials import Result, Setting, Trial
 from pipeline.tracking import Run
 
-TABLE, PARALLEL, HEATMAP = (files.REPORTS / name for name in ("sweep.csv", "sweep_parallel.png", "sweep_heatmap.png"))
+TABLE, TRIALS = (files.REPORTS / name for name in ("sweep.csv", "sweep_trials.csv"))
+PARALLEL, HEATMAP, EFFECTS = (files.REPORTS / f"sweep_{name}.png" for name in ("parallel", "heatmap", "effects"))
 HINT = "Nothing is lost: the same command resumes from the last finished epochs."
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run what is missing of the sweep, then show the table and the winner."""
+def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.train_trials) -> int:
+    """Run what is missing of the sweep, then show the table and what is known."""
     options = _parse(arguments)
     params = config.load()
-    wanted = trials.expand(params, limit=None if options.yes else params.sweep.limit)
+    settings = trials.expand(params, limit=None if options.yes else params.sweep.limit)
     digits = trajectory.load_digits(files.PREPARED)
-    with _only_one():
-        ranked = run(params, wanted, digits, options.address, workers=options.workers)
-    print(leaderboard.shown(leaderboard.table(ranked, params.train.monitor)))
-    failed = [result for result in ranked if result.error]
+    with _only_one(), _limited(options.minutes):
+        finished = run(params, settings, digits, options.address, train_trials=train_trials, workers=options.workers)
+    ranked, metric = leaderboard.rank(finished), params.sweep.metric
+    print(leaderboard.shown(ranked, metric))
+    failed = [result for result in finished.results.values() if result.error]
     for result in failed:
         print(f"failed: {result.trial.name}: {result.error}", file=sys.stderr)
-    if len(failed) == len(ranked):
+    if len(failed) == len(finished.results):
         raise UserError("every trial failed", status=1)
-    print(f"\nThe best by validation becomes the project's own with\n\n    {leaderboard.command(ranked[0])}\n")
+    if seeds := finished.left_out():
+        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {_count(seeds, 'seed')}; a larger one trains them.")
+    print("", *sentences_on(finished, ranked), sep="\n")
     if options.apply:
-        apply(ranked[0])
+        apply(_to_apply(ranked, force=options.force))
     return 1 if failed else 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.sweep",
-        description="Try every combination of params.yaml's `sweep` on Ray.",
+        description="Compare the settings of params.yaml's `sweep` over seeds, on Ray.",
         epilog="example: python -m pipeline.sweep --address 10.0.0.1:6379 --apply",
     )
     parser.add_argument("--address", default="", help="a Ray cluster, as host:port (or RAY_ADDRESS); else this machine")
     parser.add_argument("--workers", type=int, default=0, help="trials at once on this machine; else as many as fit")
-    parser.add_argument("--yes", action="store_true", help="run a grid of more trials than sweep.limit")
-    parser.add_argument("--apply", action="store_true", help="write the winner's parameters into params.yaml")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="stop after so many, as Ctrl-C does; it can be resumed"
+    )
+    parser.add_argument("--yes", action="store_true", help="run more trials than sweep.limit")
+    parser.add_argument("--apply", action="store_true", help="write what is shown to be better into params.yaml")
+    parser.add_argument("--force", action="store_true", help="with --apply: write the first of the table all the same")
     return parser.parse_args(arguments)
 
 
@@ -79,43 +93,67 @@ def _only_one() -> Iterator[None]:
         raise UserError("another sweep is running in this project; expected one at a time") from None
 
 
+@contextlib.contextmanager
+def _limited(minutes: float) -> Iterator[None]:
+    """Stop the block, as SIGINT does, after so many minutes; 0 is no limit."""
+    timer = threading.Timer(minutes * 60, signal.raise_signal, [signal.SIGINT])
+    timer.daemon = True
+    if minutes > 0:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def run(
     params: Params,
-    wanted: Sequence[Trial],
+    settings: Sequence[Setting],
     digits: Digits,
     address: str = "",
     *,
     train_trials: cluster.TrainTrials = trials.train_trials,
     workers: int = 0,
-) -> list[Result]:
-    """Run the trials that have not finished before, report on all, and return them, best first."""
+) -> Race:
+    """Run the trials that have not finished before, report on all, and return the race at its end."""
     store = open_store()
     digests = provenance.digests(params, digits.sha256)
     del digests["params_sha256"]
-    sweep_id = files.digest(sorted(trial.sha256 for trial in wanted), digests)[:16]
-    results = _finished_before(store, sweep_id, wanted)
-    done = {result.trial.number for result in results}
-    trajectories = trials.group([trial for trial in wanted if trial.number not in done], digits.sha256)
+    sweep_id = _sweep_id(settings, params.sweep.metric, digests)
+    current = race.start(settings, params)
+    current.results.update(_finished_before(store, sweep_id, current))
+    _, missing = current.replay()
     with contextlib.ExitStack() as stack:
-        if trajectories:
-            threads = max(trials.longest_training(group).threads for group in trajectories.values())
+        if missing:
+            threads = max(setting.train.threads for setting in settings)
             ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
-        if trajectories:
-            _delete_unfinished(store, parent)
+        _delete_unfinished(store, parent)
+        if missing:
+            print(_announcement(current, digits.sha256, ray.capacity(threads)), flush=True)
             recorder = driver.Recorder(store, params, digests, origin, parent)
-            print(_announcement(wanted, list(trajectories.values()), ray.capacity(threads)), flush=True)
-            results += driver.drive(recorder, ray, trajectories)
-        ranked = leaderboard.rank(results, params.train.monitor)
-        report(ranked, params, parent)
-    return ranked
+            later: int | None = _epochs_later(current, missing, digits.sha256)
+        while missing:
+            grouped = trials.group(missing, digits.sha256)
+            driver.drive(recorder, ray, grouped, _Keeper(current, missing).keep, later)
+            later = None
+            _, missing = current.replay()
+        report(current, parent)
+    return current
 
 
-def _finished_before(store: Store, sweep_id: str, wanted: Sequence[Trial]) -> list[Result]:
+def _sweep_id(settings: Sequence[Setting], metric: str, digests: Mapping[str, str]) -> str:
+    """Return the digest of what a sweep compares and by what: more seeds continue the same sweep."""
+    own = sorted(Trial(setting, setting.train.seed).sha256 for setting in settings)
+    return files.digest(own, metric, digests)[:16]
+
+
+def _finished_before(store: Store, sweep_id: str, wanted: Race) -> dict[tuple[int, int], Result]:
     parent = tracking.find_sweep(store, sweep_id)
     found = tracking.finished_children(store, parent) if parent else {}
-    return [_result_of(trial, found[trial.sha256]) for trial in wanted if trial.sha256 in found]
+    every = (Trial(setting, seed) for setting in wanted.settings for seed in wanted.seeds) if found else ()
+    return {trial.key: _result_of(trial, found[trial.sha256]) for trial in every if trial.sha256 in found}
 
 
 def _result_of(trial: Trial, run: tracking.MlflowRun) -> Result:
@@ -131,43 +169,110 @@ def _delete_unfinished(store: Store, parent: Run) -> None:
         store.client.delete_run(run.info.run_id)
 
 
-def _announcement(wanted: Sequence[Trial], trajectories: Sequence[Sequence[Trial]], capacity: int) -> str:
-    epochs = max(trials.longest_training(group).epochs for group in trajectories)
-    left = sum(map(len, trajectories))
-    before = f" ({len(wanted) - left} of {len(wanted)} were done before)" if left < len(wanted) else ""
-    many = f"{len(trajectories)} trajectories" if len(trajectories) > 1 else "1 trajectory"
-    return f"sweep: {_count(left, 'trial')}{before} on {many} of at most {_count(epochs, 'epoch')}, {capacity} at once"
+class _Keeper:
+    """Keeps the results of a round, and writes the tables when all trials of a seed have ended."""
+
+    def __init__(self, current: Race, missing: Sequence[Trial]) -> None:
+        self.race = current
+        self.left = Counter(trial.seed for trial in missing)
+
+    def keep(self, result: Result) -> None:
+        """Keep a result."""
+        self.race.results[result.trial.key] = result
+        self.left[result.trial.seed] -= 1
+        done = [seed for seed in self.race.seeds if seed <= max(self.left) and not self.left[seed]]
+        if not self.left[result.trial.seed] and done == list(self.race.seeds[: len(done)]):
+            write_tables(self.race.after(len(done)))
+
+
+def _epochs_later(current: Race, missing: Sequence[Trial], data_sha256: str) -> int:
+    """Return the epochs that the seeds after those of ``missing`` take at most."""
+    later = [seed for seed in current.seeds if seed > max(trial.seed for trial in missing)]
+    running = {trial.setting.number: trial for trial in missing}.values()
+    return len(later) * trials.most_epochs(
+        trials.group([Trial(each.setting, current.seeds[0]) for each in running], data_sha256)
+    )
+
+
+def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
+    """Say what the sweep may cost at most, and what of it is there already."""
+    every = [Trial(setting, seed) for setting in current.settings for seed in current.seeds]
+    grouped = trials.group(every, data_sha256)
+    root = files.workspace() / ".checkpoints"
+    there = sum(
+        min(len(list((root / key).glob("*.epoch"))), trials.longest_training(group).epochs)
+        for key, group in grouped.items()
+    )
+    sizes = f"{_count(len(current.settings), 'setting')} with {_count(len(current.seeds), 'seed')}"
+    work = f"{_count(len(every), 'trial')} on {_count(len(grouped), 'trajectory')}"
+    epochs = f"at most {_count(trials.most_epochs(grouped), 'epoch')}, {there:,} of them there already"
+    parts = [f"sweep: {sizes}: {work}; {epochs}; {capacity} at once"]
+    if current.budget:
+        parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
+    if done := len(current.results):
+        parts.append(f"{_count(done, 'trial')} ended before")
+    if len(current.seeds) > racing.FIRST:
+        parts.append(f"\nsweep: after {racing.FIRST} seeds, settings that are shown to be worse are dropped")
+    return "; ".join(parts).replace("; \n", "\n")
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    plural = noun if number == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {plural}"
 
 
-def report(ranked: Sequence[Result], params: Params, parent: Run) -> None:
-    """Write the table and the pictures, and log them and the best trial to the sweep's own run."""
-    monitor = params.train.monitor
-    rows = leaderboard.table(ranked, monitor)
-    files.write_csv(TABLE, rows, list(rows[0]))
-    failed = sum(bool(result.error) for result in ranked)
-    parent.log_files([TABLE], str(files.REPORTS))
-    parent.log_summary({"trials": len(ranked), "failed_trials": failed})
-    if failed == len(ranked):
+def write_tables(current: Race) -> list[Standing]:
+    """Write the tables of settings and of trials; return the settings, best first."""
+    ranked = leaderboard.rank(current)
+    for path, rows in ((TABLE, leaderboard.table(ranked, current.metric)), (TRIALS, leaderboard.trial_table(current))):
+        files.write_csv(path, rows, list(rows[0]))
+    return ranked
+
+
+def report(current: Race, parent: Run) -> None:
+    """Write the tables and the pictures, and log them and the best setting to the sweep's own run."""
+    ranked, metric = write_tables(current), current.metric
+    parent.log_files([TABLE, TRIALS], str(files.REPORTS))
+    failed = sum(bool(result.error) for result in current.results.values())
+    parent.log_summary({"settings": len(ranked), "trials": len(current.results), "failed_trials": failed})
+    best = ranked[0]
+    if best.error:
         return
-    files.write_bytes(PARALLEL, charts.parallel(ranked, monitor))
-    files.write_bytes(HEATMAP, charts.heatmap(ranked, monitor))
-    for picture in (PARALLEL, HEATMAP):
+    files.write_bytes(PARALLEL, charts.parallel(ranked, metric))
+    files.write_bytes(HEATMAP, charts.heatmap(ranked, metric))
+    files.write_bytes(EFFECTS, charts.effects(current))
+    for picture in (EFFECTS, PARALLEL, HEATMAP):
         parent.log_image(picture.stem, picture)
-    parent.log_summary({name: value for name, value in ranked[0].summary.items() if name.startswith("best_")})
-    note = f"```\n{leaderboard.shown(rows)}\n```\n\n`{leaderboard.command(ranked[0])}`"
-    parent.tag({"best.run_id": ranked[0].run_id, "best.trial": ranked[0].trial.name, "mlflow.note.content": note})
+    first = leaderboard.first_result(current, best)
+    parent.log_summary({f"mean_{metric}": best.mean, "mean_epochs": best.epochs})
+    sentences = "\n\n".join(sentences_on(current, ranked))
+    note = f"```\n{leaderboard.shown(ranked, metric)}\n```\n\n{sentences}"
+    parent.tag({"best.run_id": first.run_id, "best.setting": best.setting.name, "mlflow.note.content": note})
 
 
-def apply(best: Result) -> None:
-    """Write a trial's parameters into params.yaml, its comments kept, and say which."""
-    changes = {f"train.{name}": value for name, value in leaderboard.settings(best).items()}
+def sentences_on(current: Race, ranked: Sequence[Standing]) -> list[str]:
+    """Return what is known: which parameters matter, which settings may be the best, whether one is better."""
+    why = effects.sentence(effects.shares(effects.compared(current)))
+    return [*([why] if why else []), *leaderboard.verdict(ranked, current.metric)]
+
+
+def _to_apply(ranked: Sequence[Standing], *, force: bool) -> Setting:
+    found = leaderboard.winner(ranked) or (ranked[0] if force else None)
+    if not found:
+        raise UserError(
+            f"--apply: nothing is shown to be better, so {files.PARAMS} stays as it is; with --force it becomes "
+            f"{ranked[0].setting.name}",
+            status=1,
+        )
+    return found.setting
+
+
+def apply(setting: Setting) -> None:
+    """Write a setting's parameters into params.yaml, its comments kept, and say which."""
+    changes = {f"train.{name}": value for name, value in leaderboard.parameters(setting).items()}
     text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
     params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
-    if params.train != best.trial.train:
+    if params.train != setting.train:
         raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")
     files.write_text(files.PARAMS, text)
     print(f"{files.PARAMS}: {', '.join(f'{name}={config.written(value)}' for name, value in changes.items())}")

@@ -56,7 +56,6 @@ def test_the_committed_parameters_are_accepted():
         ("train", 5, "train is 5; expected a section with network, batch_size"),
         ("train", None, "train is None; expected a section with network, batch_size"),
         ("sweep.parameters", 3, "sweep.parameters is 3; expected a section"),
-        ("sweep.parameters", {"dropout": 0.1}, "sweep.parameters.dropout is 0.1; expected a valid list"),
         ("train.dropout", ..., "train.dropout is missing; expected a number at least 0 and below 1"),
         ("train", ..., "train is missing; expected a section with network, batch_size"),
         ("train.dropot", 0.1, "train.dropot is not a parameter; did you mean dropout?"),

@@ -98,8 +98,8 @@ def make_it_ours(project: Project, folder: Path, mirror: str, classes: tuple[str
     content = functools.reduce(merged, edits(), yaml.safe_load((project.root / "params.yaml").read_text("utf-8")))
     (project.root / "params.yaml").write_text(yaml.safe_dump(merged(content, {"data": ours}), sort_keys=False))
     small = {"preprocess.train": 360, "preprocess.validation": 120, "preprocess.test": 120}
-    short = {"train.batch_size": 16, "train.epochs": 4, "train.average": 0.9}
-    grid = {"sweep.parameters": {"batch_size": [16, 32], "patience": [1, 2]}}
+    short = {"train.batch_size": 16, "train.patience": 2, "train.epochs": 4, "train.average": 0.9}
+    grid = {"sweep.parameters": {"batch_size": [16, 32], "patience": [1, 2]}, "sweep.seeds": 1}
     floors = {"gate.test_accuracy_low": 0.5, "gate.calibration_error_high": 1.0}
     project.set(**small, **short, **grid, **floors)
     for path in (project.root / "data/photos").iterdir():
@@ -128,7 +128,7 @@ def test_another_data_set_is_trained_swept_gated_and_reproduced(template: Projec
     assert {word for text in texts for word in text.split()} <= set(CLASSES)
 
     said = project.stage("sweep").stdout
-    assert said.startswith("sweep: 4 trials on 2 ")
+    assert said.startswith("sweep: 4 settings with 1 seed: 4 trials on 2 ")
     said = project.stage("gate", "--against", "HEAD").stdout
     assert "gate: warn" in said  # 120 images cannot show that less than the margin is lost
     assert "challenger: version 1 of digits" in said

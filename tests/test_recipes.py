@@ -15,6 +15,7 @@ SEEDS = {
     "article": 5,
     "digits as photographs show them": 5,
     "twenty epochs": 5,
+    "ours": 5,
     "twenty epochs without other hands": 4,
     "twenty epochs without photographs": 5,
     "thirty epochs": 5,

@@ -23,6 +23,7 @@ TIMEOUT = 5  # seconds in which a cluster must answer
 SHORT = 24  # bytes of a folder's name: ours and Ray's add 78, and a socket's name has 103 on a Mac, 107 on Linux
 DIED = "sweep: this process was killed, or Ray on this machine died. Nothing is lost: the same command resumes."
 STORE = 100_000_000  # bytes of shared memory, besides the digits, for what is on its way: an epoch is a megabyte
+TOO_SLOW, STARTS = "timed out during startup", 3  # Ray gives a node 30 s, which a busy machine may not
 TrainTrials = Callable[..., Iterator[Message]]
 
 
@@ -169,12 +170,12 @@ def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
     if address != "local":
         _check_reachable(address)
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    reason = ""
     with console.hushed():
-        try:
-            ray.init(address, log_to_driver=False, logging_level="critical", configure_logging=True, **options)
-        except Exception as error:  # noqa: BLE001  # a node that starts too slowly is an `Exception`, and no less general
-            reason = _explained(error)
+        for _ in range(STARTS):
+            reason = _attempt(ray, address, options)
+            if TOO_SLOW not in reason:
+                break
+            ray.shutdown()
     for number, handler in signals.items():
         signal.signal(number, handler)  # Ray brings its own, which ends the process without closing anything
     # It would print twenty lines of a raylet's log for every machine that is lost; `next_message` says it in one line.
@@ -183,7 +184,18 @@ def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
         raise UserError(f"Ray at {address}: {reason}")
 
 
+def _attempt(ray: Any, address: str, options: dict[str, Any]) -> str:
+    """Connect; return why it failed, in one line, or nothing."""
+    try:
+        ray.init(address, log_to_driver=False, logging_level="critical", configure_logging=True, **options)
+    except Exception as error:  # noqa: BLE001  # a node that starts too slowly is an `Exception`, and no less general
+        return _explained(error)
+    return ""
+
+
 def _explained(error: BaseException) -> str:
+    if TOO_SLOW in str(error):
+        return f"{TOO_SLOW}, {STARTS} times: this machine has too much to do; run the same command again, it resumes"
     refused = isinstance(error.__cause__ or error.__context__, RuntimeError) and "token" in str(error.__cause__)
     if refused or "token" in str(error):
         return "it asks for a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as it does"

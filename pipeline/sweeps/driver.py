@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,13 @@ from pipeline.learning.trajectory import CheckpointFolder, Epoch, Metrics
 from pipeline.provenance import Origin
 from pipeline.store import Store
 from pipeline.sweeps.cluster import Cluster, FailedError, LostError
-from pipeline.sweeps.leaderboard import Result
-from pipeline.sweeps.trials import Message, Packaged, Started, Trial, label, longest_training
+from pipeline.sweeps.trials import Message, Packaged, Result, Started, Trial, label, longest_training
 from pipeline.tracking import Run, start
 
 RETRIES = 3  # of a trajectory, with no epoch gained in between
 PRUNE_EVERY = 50  # trajectories between two looks at how much is kept
 FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
+Key = tuple[int, int]  # of a trial
 OTHER_KEYS = "other_keys"  # in a trajectory's folder: its keys on other kinds of processors, one a line
 
 
@@ -45,7 +46,8 @@ class Recorder:
     def start_run(self, trial: Trial, **facts: str) -> Run:
         """Start the run of a trial, with more tags in ``facts``."""
         params = self.params.model_copy(update={"train": trial.train})
-        digests = {**self.digests, "params_sha256": trial.sha256, **facts}
+        tags = {"sweep_setting": trial.setting.name, "sweep_seed": str(trial.seed)}  # for MLflow's "Group by"
+        digests = {**self.digests, "params_sha256": trial.sha256, **tags, **facts}
         parent = self.parent.run_id
         return start(self.store, params, digests, name=trial.name, parent=parent, origin=self.origin)
 
@@ -55,7 +57,7 @@ class Task:
     """A trajectory that is being trained: the trials that have not ended, the epochs so far, the trials' runs.
 
     ``checkpoints`` holds, by the trajectory's key, the epochs that were kept before; ``histories``, by a trial's
-    number, the metrics up to the epoch that the trial stopped at; ``models`` the packaged epochs.
+    key, the metrics up to the epoch that the trial stopped at; ``models`` the packaged epochs.
     """
 
     trials: list[Trial]
@@ -63,8 +65,8 @@ class Task:
     checkpoints: dict[str, list[Epoch]] = field(default_factory=dict)
     key: str = ""
     history: list[Metrics] = field(default_factory=list)
-    runs: dict[int, Run] = field(default_factory=dict)
-    histories: dict[int, list[Metrics]] = field(default_factory=dict)
+    runs: dict[Key, Run] = field(default_factory=dict)
+    histories: dict[Key, list[Metrics]] = field(default_factory=dict)
     models: dict[int, dict[str, bytes]] = field(default_factory=dict)
     parameters: int = 0
     logged: int = 0
@@ -75,32 +77,47 @@ class Task:
         self.epochs = longest_training(self.trials).epochs
 
 
-def drive(recorder: Recorder, workers: Cluster, trajectories: Mapping[str, Sequence[Trial]]) -> list[Result]:
-    """Train every trajectory until its last trial stops; a trial that fails is recorded, and the others continue."""
+def drive(
+    recorder: Recorder,
+    workers: Cluster,
+    trajectories: Mapping[str, Sequence[Trial]],
+    on_result: Callable[[Result], object],
+    later: int | None = None,
+) -> None:
+    """Train every trajectory until its last trial stops; a trial that fails is recorded, and the others continue.
+
+    ``later`` is how many epochs may follow in other rounds: with it, the time is estimated.
+    """
     epochs = sum(longest_training(trials).epochs for trials in trajectories.values())
     with console.progress(epochs, "sweep", "epoch") as bar:
-        driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())))
+        driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())), on_result)
+        driver.later, driver.estimated = later or 0, later is None
         try:
             driver.run(trajectories)
         except BaseException as error:
             driver.close(error)
             raise
-        return driver.results
 
 
 class Driver:
     """Gives workers their tasks, receives what they yield, keeps the epochs and logs the trials."""
 
-    def __init__(self, recorder: Recorder, workers: Cluster, bar: tqdm, trials: int) -> None:
+    def __init__(
+        self, recorder: Recorder, workers: Cluster, bar: tqdm, trials: int, on_result: Callable[[Result], object]
+    ) -> None:
         self.recorder = recorder
         self.workers = workers
         self.bar = bar
         self.trials = trials
-        self.results: list[Result] = []
+        self.on_result = on_result
+        self.ended = 0
+        self.best: float | None = None
         self.waiting: deque[Task] = deque()
         self.running: dict[Any, Task] = {}
         self.pool = ThreadPoolExecutor(FINISHERS)
         self.finishing: dict[Future[Result], Run] = {}
+        self.later = 0
+        self.times: list[float] = []
         self.estimated = False
 
     def run(self, trajectories: Mapping[str, Sequence[Trial]]) -> None:
@@ -175,16 +192,24 @@ class Driver:
         self._finish_trials(task)
 
     def _estimate(self, task: Task) -> None:
-        """Say once how long the rest takes at most, from the time between the first two epochs of a worker."""
+        """Say once how long the rest takes at most, from the times between two epochs of as many workers as there are.
+
+        The first of them alone would be too quick: it has a machine to itself while the others start.
+        """
         now = time.monotonic()
         seconds, task.received = now - task.received, now
         if self.estimated or seconds == now:
             return
-        self.estimated = True
+        self.times.append(seconds)
         left = [each.epochs - each.logged for each in [*self.running.values(), *self.waiting]]
-        at_once = min(self.workers.capacity(longest_training(task.trials).threads), len(left))
-        total = seconds * max(sum(left) / max(at_once, 1), *left)
-        self.bar.write(f"sweep: an epoch takes {seconds:.1f} s: at most about {console.duration(total)} more")
+        at_once = max(min(self.workers.capacity(longest_training(task.trials).threads), len(left)), 1)
+        if len(self.times) < at_once:
+            return
+        self.estimated = True
+        mean = statistics.fmean(self.times)
+        now_left, all_left = (mean * max(epochs / at_once, *left) for epochs in (sum(left), sum(left) + self.later))
+        rest = f", with all seeds {console.duration(all_left)}" if self.later else ""
+        self.bar.write(f"sweep: an epoch takes {mean:.1f} s: at most about {console.duration(now_left)} more{rest}")
 
     def _start_runs(self, task: Task, worker: Started) -> None:
         """Start the runs of a task's trials, or keep those that a lost worker's have; log the epochs kept before."""
@@ -196,15 +221,15 @@ class Driver:
                 others.write(f"{key}\n")
         task.key, task.history, task.histories, task.received = key, [], {}, 0.0
         for trial in task.trials:
-            if trial.number not in task.runs:
-                task.runs[trial.number] = self.recorder.start_run(trial, trajectory=key, **facts)
+            if trial.key not in task.runs:
+                task.runs[trial.key] = self.recorder.start_run(trial, trajectory=key, **facts)
         for epoch in task.checkpoints.get(key, []):
             self._log_epoch(task, epoch)
 
     def _delete_runs(self, task: Task) -> None:
         """Delete the runs of a task that continues on another kind of processor: its epochs have other bits."""
         for trial in task.trials:
-            run = task.runs.pop(trial.number)
+            run = task.runs.pop(trial.key)
             run.client.delete_run(run.run_id)
         task.models.clear()
         self.bar.update(-task.logged)
@@ -215,37 +240,45 @@ class Driver:
         task.history.append(epoch.metrics)
         task.parameters = sum(weight.size for weight in epoch.weights)
         for trial in task.trials:
-            if trial.number in task.histories:
+            if trial.key in task.histories:
                 continue
             if epoch.number > task.logged:
-                task.runs[trial.number].log_epoch(epoch.number, epoch.metrics)
+                task.runs[trial.key].log_epoch(epoch.number, epoch.metrics)
             if trajectory.is_finished(task.history, trial.train):
-                task.histories[trial.number] = list(task.history)
+                task.histories[trial.key] = list(task.history)
         self.bar.update(max(epoch.number - task.logged, 0))
         task.logged = max(epoch.number, task.logged)
 
     def _finish_trials(self, task: Task) -> None:
         """Have the trials finished that have stopped and whose model is there."""
-        for trial in [trial for trial in task.trials if trial.number in task.histories]:
-            history = task.histories[trial.number]
+        for trial in [trial for trial in task.trials if trial.key in task.histories]:
+            history = task.histories[trial.key]
             content = task.models.get(trajectory.best_epoch(history, trial.train.monitor))
             if content:
                 task.trials.remove(trial)
-                run = task.runs.pop(trial.number)
+                run = task.runs.pop(trial.key)
                 self.finishing[self.pool.submit(finish, run, trial, history, content, task.parameters)] = run
 
     def _collect_results(self, futures: Iterable[Future[Result]]) -> None:
         for future in futures:
             del self.finishing[future]
-            self.results.append(future.result())
+            self._end(future.result())
+
+    def _end(self, result: Result) -> None:
+        self.ended += 1
+        if not result.error:
+            metric = self.recorder.params.sweep.metric
+            better, score = (min if metric.endswith("loss") else max), result.summary[f"best_{metric}"]
+            self.best = score if self.best is None else better(self.best, score)
+        self.on_result(result)
 
     def _fail(self, task: Task, reason: str) -> None:
         """Record the trials of a task that have not finished as failed."""
         for trial in task.trials:
-            run = task.runs.get(trial.number) or self.recorder.start_run(trial, trajectory=task.folder.name)
+            run = task.runs.get(trial.key) or self.recorder.start_run(trial, trajectory=task.folder.name)
             run.tag({"error": reason})
             run.end("FAILED")
-            self.results.append(Result(trial, error=reason, run_id=run.run_id))
+            self._end(Result(trial, error=reason, run_id=run.run_id))
         task.trials.clear()
         task.runs.clear()
 
@@ -259,10 +292,9 @@ class Driver:
         self.waiting.appendleft(task)
 
     def _show(self) -> None:
-        monitor = f"best_{self.recorder.params.train.monitor}"
-        scores = [result.summary[monitor] for result in self.results if not result.error]
-        best = (max if monitor.endswith("accuracy") else min)(scores) if scores else "-"
-        self.bar.set_postfix_str(f"{len(self.results)} of {self.trials} trials, {label(monitor)} {best}", refresh=False)
+        best, metric = "-" if self.best is None else self.best, self.recorder.params.sweep.metric
+        words = f"{self.ended} of {self.trials} trials, best {label(metric)} {best}"
+        self.bar.set_postfix_str(words, refresh=False)
 
 
 def finish(run: Run, trial: Trial, history: Sequence[Metrics], content: Mapping[str, bytes], parameters: int) -> Result:

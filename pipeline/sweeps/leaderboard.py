@@ -1,101 +1,179 @@
-"""What came of a sweep: its trials from best to worst by validation, as a table and as a command."""
+"""What came of a sweep: its settings from best to worst by validation, as a table, a verdict and a command."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline import config
-from pipeline.sweeps.trials import Trial, label
+from pipeline.sweeps import racing
+from pipeline.sweeps.race import PRESENT, Race
+from pipeline.sweeps.trials import Result, Setting, label
 
 SHOWN = 20  # rows that a terminal and a run's note show; the file has them all
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it."""
-
-    trial: Trial
-    summary: Mapping[str, float] = field(default_factory=dict)
-    model_sha256: str = ""
-    error: str = ""
-    run_id: str = ""
-
-
-def rank(results: Sequence[Result], monitor: str) -> list[Result]:
-    """Return the results best first by ``best_<monitor>``: by the mean over seeds, then by their own; failures last.
-
-    Equals: the one with fewer epochs, then the one that comes first in the grid.
-    """
-    sign = -1 if monitor == "val_accuracy" else 1
-    alike = _by_setting(results)
-
-    def place(result: Result) -> tuple[float, ...]:
-        if result.error:
-            return (1, result.trial.number)
-        scores = [each.summary[f"best_{monitor}"] for each in alike[_setting(result)]]
-        own = result.summary[f"best_{monitor}"]
-        return (0, sign * statistics.fmean(scores), sign * own, result.summary["epochs_run"], result.trial.number)
-
-    return sorted(results, key=place)
-
-
-def _setting(result: Result) -> str:
-    return json.dumps({name: value for name, value in result.trial.varied.items() if name != "seed"}, sort_keys=True)
-
-
-def _by_setting(results: Sequence[Result]) -> dict[str, list[Result]]:
-    alike: dict[str, list[Result]] = {}
-    for result in results:
-        if not result.error:
-            alike.setdefault(_setting(result), []).append(result)
-    return alike
-
-
-def table(ranked: Sequence[Result], monitor: str) -> list[Row]:
-    """Return one row a trial, best first; with mean and sd (n - 1) over the seeds where the grid varies them."""
-    alike = _by_setting(ranked)
-    return [
-        {
-            "rank": place,
-            **result.trial.varied,
-            **{name: result.summary.get(name, "") for name in FIGURES},
-            **(_over_seeds(alike.get(_setting(result), []), monitor) if "seed" in result.trial.varied else {}),
-            "model_sha256": result.model_sha256,
-            "error": result.error,
-        }
-        for place, result in enumerate(ranked, 1)
-    ]
-
-
 FIGURES = ("best_val_loss", "best_val_accuracy", "best_epoch", "epochs_run", "stopped_early")
 
 
-def _over_seeds(alike: Sequence[Result], monitor: str) -> Row:
-    scores = [result.summary[f"best_{monitor}"] for result in alike]
-    return {
-        "seeds": len(scores),
-        f"mean_{monitor}": round(statistics.fmean(scores), 6) if scores else "",
-        f"sd_{monitor}": round(statistics.stdev(scores), 6) if len(scores) > 1 else "",
-    }
+@dataclass(frozen=True)
+class Standing:
+    """A setting's place: its mean over seeds and the difference to the present parameters, with half their intervals.
+
+    ``behind`` is the mean difference to the best on the same seeds, ``epochs`` the mean length of its trainings,
+    ``is_best`` whether it is not shown to be worse than the best, ``is_better`` whether it is shown to be better than
+    the present parameters. A setting with an ``error`` has no figures.
+    """
+
+    setting: Setting
+    seeds: int
+    mean: float = 0.0
+    half: float = 0.0
+    difference: float = 0.0
+    difference_half: float = 0.0
+    behind: float = 0.0
+    epochs: float = 0.0
+    is_best: bool = False
+    is_better: bool = False
+    error: str = ""
 
 
-def shown(rows: Sequence[Row]) -> str:
+def rank(race: Race) -> list[Standing]:
+    """Return the settings best first, those that failed last.
+
+    Equals: the one with fewer epochs, then the one that comes first in the sweep.
+    """
+    out, _ = race.replay()
+    scores, present = race.scores(), np.array(PRESENT)
+    means = racing.estimate(scores, race.resolution)
+    against = racing.differences(scores, present, race.resolution)
+    better = racing.is_better(scores, present, race.resolution)
+    behind = racing.differences(scores, racing.best(scores, ~out), race.resolution).mean
+    figures = zip(means.mean, means.half_width(), against.mean, against.half_width(), behind, strict=True)
+    return sorted(
+        (_standing(race, setting, each, is_best=not out[setting.number], is_better=bool(better[setting.number]))
+         for setting, each in zip(race.settings, figures, strict=True)),
+        key=lambda standing: (bool(standing.error), not standing.is_best, -standing.behind, standing.epochs,
+                              standing.setting.number),
+    )  # fmt: skip
+
+
+def _standing(race: Race, setting: Setting, figures: Sequence[float], *, is_best: bool, is_better: bool) -> Standing:
+    results = race.of(setting)
+    if error := next((result.error for result in results if result.error), ""):
+        return Standing(setting, len(results), error=error)
+    mean, half, difference, difference_half, behind = np.nan_to_num(figures, nan=0.0, posinf=np.inf).tolist()
+    epochs = statistics.fmean(result.summary["epochs_run"] for result in results)
+    signed = (race.sign * mean, half, race.sign * difference + 0.0, difference_half)  # no -0.0
+    return Standing(setting, len(results), *signed, behind, epochs, is_best, is_better)
+
+
+def table(ranked: Sequence[Standing], metric: str) -> list[Row]:
+    """Return one row a setting, best first; a single seed has no interval."""
+    return [
+        {
+            "rank": place,
+            "best": "=" if each.is_best else "",
+            **each.setting.varied,
+            "seeds": each.seeds,
+            **_interval(f"mean_{metric}", "interval", each.mean, each.half, shown=not each.error),
+            **_interval("difference", "difference_interval", each.difference, each.difference_half,
+                        shown=not each.error and each.setting.number != PRESENT),
+            "epochs": "" if each.error else round(each.epochs, 2),
+            "error": each.error,
+        }
+        for place, each in enumerate(ranked, 1)
+    ]  # fmt: skip
+
+
+def _interval(name: str, other: str, mean: float, half: float, *, shown: bool) -> Row:
+    return {name: round(mean, 6) if shown else "", other: round(half, 6) if shown and np.isfinite(half) else ""}
+
+
+def trial_table(race: Race) -> list[Row]:
+    """Return one row a trial, seed by seed in the order of the settings."""
+    return [
+        {
+            **result.trial.setting.varied,
+            "seed": result.trial.seed,
+            **{name: result.summary.get(name, "") for name in FIGURES},
+            "model_sha256": result.model_sha256,
+            "error": result.error,
+        }
+        for _, result in sorted(race.results.items())
+    ]
+
+
+def shown(ranked: Sequence[Standing], metric: str) -> str:
     """Return the best rows as a table for a terminal."""
-    names = [name for name in rows[0] if name not in ("model_sha256", "stopped_early", "error")]
-    lines = [[label(name.removeprefix("best_")) for name in names]]
-    lines += [[_figure(name, row[name]) for name in names] + ["failed"] * bool(row["error"]) for row in rows[:SHOWN]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=False)]
-    text = ["  ".join(map(str.rjust, line, [*widths, 6])).rstrip() for line in lines]
-    return "\n".join([*text, *([f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else [])])
+    names = list(ranked[0].setting.varied)
+    lines = [["rank", "", *map(label, names), "seeds", label(metric), "than what you have", "epochs"]]
+    for place, each in enumerate(ranked[:SHOWN], 1):
+        figures = [_mean(each, metric), difference(each, metric), f"{each.epochs:.1f}"]
+        lines.append([
+            str(place), "=" if each.is_best else "", *(cell(each.setting.varied[name]) for name in names),
+            str(each.seeds), *(["failed", "", ""] if each.error else figures),
+        ])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*text, *([f"... and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else [])])
 
 
-def _figure(name: str, value: object) -> str:
-    return f"{value:.4f}" if name.startswith(("best_val", "mean_", "sd_")) and value != "" else cell(value)
+def figure(value: float, metric: str) -> str:
+    """Return a value of a metric as it is shown: an accuracy in percent."""
+    scale, places = _unit(metric)
+    return f"{value * scale:.{places}f}"
+
+
+def _mean(each: Standing, metric: str) -> str:
+    half = f" ± {figure(each.half, metric)}" if np.isfinite(each.half) else ""
+    return f"{figure(each.mean, metric)}{half}"
+
+
+def difference(each: Standing, metric: str) -> str:
+    """Return the difference to the present parameters with its interval, of an accuracy in points."""
+    if each.setting.number == PRESENT:
+        return "what you have"
+    scale, places = _unit(metric)
+    mean, half = each.difference * scale, each.difference_half * scale
+    interval = f" [{mean - half:+.{places}f}, {mean + half:+.{places}f}]" if np.isfinite(half) else ""
+    return f"{mean:+.{places}f}{interval}"
+
+
+def _unit(metric: str) -> tuple[int, int]:
+    """Return the factor and the decimals that a metric is shown with: an accuracy in percent."""
+    return (1, 4) if metric.endswith("loss") else (100, 2)
+
+
+def verdict(ranked: Sequence[Standing], metric: str) -> list[str]:
+    """Return what is known in two sentences: which settings may be the best, and whether one is better than today's."""
+    return [_best_set(ranked), _against_present(ranked, metric)]
+
+
+def winner(ranked: Sequence[Standing]) -> Standing | None:
+    """Return the best of the settings that are shown to be better than the present parameters, if any is."""
+    return next((each for each in ranked if each.is_better), None)
+
+
+def _best_set(ranked: Sequence[Standing]) -> str:
+    alike = [each for each in ranked if each.is_best]
+    if len(alike) < 2 or ranked[0].seeds < 2:
+        return f"The best of {len(ranked)}: {ranked[0].setting.name}."
+    cheapest = min(alike, key=lambda each: each.epochs)
+    price = f"{cheapest.epochs:.1f} epochs, where the first needs {ranked[0].epochs:.1f}"
+    which = "the first" if cheapest is ranked[0] else f"{cheapest.setting.name}, {price}"
+    return f"Not shown to be worse than the best (=): {len(alike)} of {len(ranked)}; the cheapest of them: {which}."
+
+
+def _against_present(ranked: Sequence[Standing], metric: str) -> str:
+    if not (found := winner(ranked)):
+        return "Nothing is shown to be better than what you have."
+    points = "" if metric.endswith("loss") else " points"
+    amount, _, interval = difference(found, metric).lstrip("+-").partition(" ")
+    return f"Better than what you have by {amount}{points} {interval}: `{command(found.setting)}`"
 
 
 def cell(value: object) -> str:
@@ -103,13 +181,17 @@ def cell(value: object) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) and abs(value) >= 1e-3 else str(value)
 
 
-def command(best: Result) -> str:
-    """Return the command that makes a trial the project's own as a DVC experiment."""
-    return " ".join(
-        ["dvc exp run", *(f"-S train.{name}={config.written(value)}" for name, value in settings(best).items())]
-    )
+def command(setting: Setting) -> str:
+    """Return the command that makes a setting the project's own as a DVC experiment."""
+    changes = parameters(setting).items()
+    return " ".join(["dvc exp run", *(f"-S train.{name}={config.written(value)}" for name, value in changes)])
 
 
-def settings(best: Result) -> dict[str, Any]:
-    """Return the parameters of ``train`` that make a trial: those that vary, and the threads that give its bits."""
-    return {**best.trial.varied, "threads": best.trial.train.threads}
+def parameters(setting: Setting) -> dict[str, Any]:
+    """Return the parameters of ``train`` that make a setting: those that vary, and the threads that give its bits."""
+    return {**setting.varied, "threads": setting.train.threads}
+
+
+def first_result(race: Race, standing: Standing) -> Result:
+    """Return what a setting came to with the project's own seed."""
+    return race.of(standing.setting)[0]

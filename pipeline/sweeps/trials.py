@@ -1,15 +1,14 @@
-"""The trials of a sweep: the combinations of a grid, the trajectories they share, and the training of one trajectory.
+"""The settings of a sweep, their trials, the trajectories that trials share, and the training of one trajectory.
 
 Nothing here knows of Ray, MLflow or the disk: a worker anywhere runs `train_trials`, the driver keeps what it yields.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
+import functools
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline import config, files
@@ -17,6 +16,7 @@ from pipeline.config import Params, Train
 from pipeline.console import UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.trajectory import Digits, Epoch
+from pipeline.sweeps import space
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
@@ -24,8 +24,11 @@ Package = Callable[[Epoch, Train, Digits], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One combination of the grid: its place in it, its parameters, and those that the grid varies."""
+class Setting:
+    """Parameters to compare: their place in the sweep, with the first seed, and those that the sweep varies.
+
+    Number 0 is the project's own present parameters, which the others are compared with.
+    """
 
     number: int
     train: Train
@@ -36,10 +39,44 @@ class Trial:
         """The parameters that vary, with their values."""
         return " · ".join(f"{label(name)} {value}" for name, value in self.varied.items())
 
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting, trained with a seed."""
+
+    setting: Setting
+    seed: int
+
+    @functools.cached_property
+    def train(self) -> Train:
+        """The parameters of the training."""
+        return self.setting.train.model_copy(update={"seed": self.seed})
+
     @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the sweep's other trials, in their order: seed by seed, and by setting."""
+        return self.seed, self.setting.number
+
+    @property
+    def name(self) -> str:
+        """The parameters that vary, with their values, and the seed."""
+        return f"{self.setting.name} · seed {self.seed}"
+
+    @functools.cached_property
     def sha256(self) -> str:
         """The digest of the parameters, as in a run's tag ``params.sha256``."""
         return files.digest(self.train.model_dump())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it."""
+
+    trial: Trial
+    summary: Mapping[str, float] = field(default_factory=dict)
+    model_sha256: str = ""
+    error: str = ""
+    run_id: str = ""
 
 
 def label(name: str) -> str:
@@ -47,29 +84,49 @@ def label(name: str) -> str:
     return {"batch_size": "batch"}.get(name, name.replace("_", " "))
 
 
-def expand(params: Params, *, limit: int | None) -> list[Trial]:
-    """Return every combination of ``sweep.parameters``, checked; raise ``UserError`` for a grid that cannot be run.
+def seeds(params: Params) -> list[int]:
+    """Return the seeds that every setting is trained with: ``train.seed`` and those that follow."""
+    first, count = params.train.seed, params.sweep.seeds
+    if first + count > MAX_SEED:
+        raise UserError(f"params.yaml: train.seed is {first}; expected room for {count} seeds below {MAX_SEED}")
+    return list(range(first, first + count))
+
+
+def expand(params: Params, *, limit: int | None) -> list[Setting]:
+    """Return the project's present parameters and every other combination of ``sweep.parameters``, checked.
 
     ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    Raise ``UserError`` for a grid that cannot be run.
     """
-    space = params.sweep.parameters
-    base = params.train.model_dump() | {"threads": params.sweep.threads}
-    if not space:
+    parameters, sweep = params.sweep.parameters, params.sweep
+    if not parameters:
         raise UserError(f"params.yaml: {SECTION} names no parameter; expected lists such as `dropout: [0.1, 0.2]`")
-    for name, values in space.items():
-        _check_values(base, name, values)
-    count = math.prod(len(values) for values in space.values())
-    if limit is not None and count > limit:
+    if "seed" in parameters:
+        raise UserError(f"params.yaml: {SECTION}.seed: every setting is trained with the same seeds; set sweep.seeds")
+    base = params.train.model_dump() | ({} if "threads" in parameters else {"threads": sweep.threads})
+    axes = space.axes(parameters)
+    for axis in axes:
+        _check_values(base, axis.name, axis.examples())
+    if limit is not None and (count := space.size(axes, sweep.search, sweep.trials) * len(seeds(params))) > limit:
         raise UserError(
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
-    combinations = (dict(zip(space, values, strict=True)) for values in itertools.product(*space.values()))
-    return [Trial(number, _with_values(base, varied), varied) for number, varied in enumerate(combinations)]
+    own = {axis.name: _value(base, axis.name) for axis in axes}
+    found = {config.check(Train, base, "params.yaml"): own}
+    for varied in space.combinations(axes, own, sweep.search, sweep.trials, sweep.search_seed):
+        found.setdefault(_with_values(base, varied), varied)
+    return [Setting(number, *each) for number, each in enumerate(found.items())]
 
 
-def _check_values(base: dict[str, Any], name: str, values: list[Any]) -> None:
-    if not values:
-        raise UserError(f"params.yaml: {SECTION}.{name} is an empty list; expected at least one value")
+MAX_SEED = 2**31  # as config.Seed
+
+
+def _value(base: Mapping[str, Any], name: str) -> Any:
+    section, _, key = name.rpartition(".")
+    return base[section][key] if section else base[name]
+
+
+def _check_values(base: dict[str, Any], name: str, values: Sequence[Any]) -> None:
     checked = [_with_values(base, {name: value}) for value in values]
     for number, each in enumerate(checked):
         if each in checked[:number]:
@@ -86,16 +143,24 @@ def _with_values(base: dict[str, Any], varied: Mapping[str, Any]) -> Train:
 
 
 def group(trials: Sequence[Trial], data_sha256: str) -> dict[str, list[Trial]]:
-    """Return the trials by the key of the trajectory that they share, the slowest trajectories first."""
+    """Return the trials by the key of the trajectory that they share, seed by seed, the slowest trajectories first."""
     grouped: dict[str, list[Trial]] = {}
     for trial in trials:
-        grouped.setdefault(trajectory.trajectory_key(trial.train, data_sha256), []).append(trial)
-    return dict(sorted(grouped.items(), key=lambda item: item[1][0].train.batch_size))
+        grouped.setdefault(_key(trial.train, data_sha256), []).append(trial)
+    return dict(sorted(grouped.items(), key=lambda item: (item[1][0].seed, item[1][0].train.batch_size)))
+
+
+_key = functools.cache(trajectory.trajectory_key)  # which reads the code
 
 
 def longest_training(trials: Sequence[Trial]) -> Train:
     """Return the parameters to train a trajectory with, so that it is long enough for each of its trials."""
     return max((trial.train for trial in trials), key=lambda train: train.epochs)
+
+
+def most_epochs(grouped: Mapping[str, Sequence[Trial]]) -> int:
+    """Return how many epochs the trajectories take where none stops early."""
+    return sum(longest_training(group).epochs for group in grouped.values())
 
 
 class Started(NamedTuple):

@@ -157,7 +157,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def project(small_project: Project) -> Project:
-    small_project.set(**{"sweep.parameters": {"batch_size": [32, 64], "dropout": [0.1, 0.2]}, "train.epochs": 4})
+    small_project.set(**{"sweep.parameters": {"batch_size": [32, 64], "dropout": [0.1, 0.2]}, "sweep.seeds": 1})
+    small_project.set(**{"train.batch_size": 32, "train.dropout": 0.1, "train.epochs": 4})
     small_project.stage("preprocess")
     return small_project
 

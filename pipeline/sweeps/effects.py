@@ -1,0 +1,116 @@
+"""What each parameter of a sweep is worth: its main effect with intervals, and the share of the variance it explains.
+
+Over the settings that were trained with the same seeds, so that a race that drops some does not tilt the comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.sweeps import racing
+from pipeline.sweeps.leaderboard import cell
+from pipeline.sweeps.race import PRESENT, Race
+from pipeline.sweeps.trials import label
+
+LEVELS = 8  # values of a parameter that are shown one by one; of more, quarters
+REST = ("interactions", "seeds")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The mean over all settings with a value, of the metric or of the epochs, and half its 95% interval; by value."""
+
+    values: Sequence[str]
+    mean: np.ndarray
+    half: np.ndarray
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Settings with the same seeds: their parameters, and the metric and epochs of each trial, [settings, seeds]."""
+
+    varied: Sequence[Mapping[str, Any]]
+    metric: np.ndarray
+    epochs: np.ndarray
+
+
+def compared(race: Race) -> Compared:
+    """Return the settings that did not fail, and the seeds that all of them were trained with.
+
+    The present parameters are left out where they are not a point of a full grid.
+    """
+    metric, epochs = race.sign * race.scores(), np.full((len(race.settings), len(race.seeds)), np.nan)
+    for (seed, number), result in race.results.items():
+        if seed in race.seeds and not result.error:
+            epochs[number, race.seeds.index(seed)] = result.summary["epochs_run"]
+    rows = [number for number in range(len(metric)) if np.isfinite(metric[number, 0])]
+    varied = [race.settings[number].varied for number in rows]
+    others = [number for number in rows if number != PRESENT]
+    if not _is_grid(varied):
+        rows = others or rows
+    columns = np.isfinite(metric[rows]).all(0)
+    return Compared([race.settings[number].varied for number in rows], *(_[rows][:, columns] for _ in (metric, epochs)))
+
+
+def _is_grid(varied: Sequence[Mapping[str, Any]]) -> bool:
+    if not varied:
+        return False
+    return math.prod(len({str(each[name]) for each in varied}) for name in varied[0]) == len(varied)
+
+
+def main_effect(varied: Sequence[Any], figures: np.ndarray) -> Effect:
+    """Return the effect of one parameter, given its value in each setting, on figures [settings, seeds].
+
+    Deviations from the mean of a seed, which takes away what is common to it.
+    """
+    places, names = _levels(varied)
+    deviations = figures - figures.mean(0)
+    found = racing.estimate(np.array([deviations[places == place].mean(0) for place in range(len(names))]), 0)
+    return Effect(names, found.mean + figures.mean(), found.half_width())
+
+
+def _levels(varied: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
+    """Return the place of each value among the levels, and their names; many numbers are put into quarters."""
+    by_name = {str(value): value for value in varied}
+    order = sorted(by_name, key=lambda name: (isinstance(by_name[name], str), by_name[name]))
+    if len(order) <= LEVELS or isinstance(varied[0], str):
+        return np.array([order.index(str(value)) for value in varied]), [cell(by_name[name]) for name in order]
+    firsts = np.cumsum([0, *map(len, np.array_split(order, 4))])[1:]
+    quarters = np.array([int(np.searchsorted(firsts, order.index(str(value)), "right")) for value in varied])
+    parts = [[cell(by_name[name]) for name in part] for part in np.array_split(order, 4)]
+    return quarters, [f"{part[0]} to {part[-1]}" for part in parts]
+
+
+def shares(found: Compared) -> dict[str, float]:
+    """Return the share of the variance that each parameter, their interactions and the seeds explain; {} if unknown.
+
+    An analysis of variance of a full grid with two seeds or more; from each sum of squares what noise adds to it is
+    taken off (Hays 1963, omega squared).
+    """
+    count, seeds = found.metric.shape
+    if not _is_grid(found.varied) or seeds < 2 or count < 2:
+        return {}
+    deviations = found.metric - found.metric.mean(0)
+    means, total = deviations.mean(1), float((deviations**2).sum())
+    noise = float(((deviations - means[:, None]) ** 2).sum()) / ((count - 1) * (seeds - 1))
+    squares, freedom = {}, {}
+    for name in found.varied[0]:
+        keys = [str(each[name]) for each in found.varied]
+        levels = {key: np.mean([mean for mean, own in zip(means, keys, strict=True) if own == key]) for key in keys}
+        squares[name], freedom[name] = seeds * sum(levels[key] ** 2 for key in keys), len(levels) - 1
+    squares[REST[0]] = seeds * float((means**2).sum()) - sum(squares.values())
+    freedom[REST[0]] = count - 1 - sum(freedom.values())
+    explained = {name: max(float(squares[name]) - freedom[name] * noise, 0) / (total or 1) for name in squares}
+    return explained | {REST[1]: max(1 - sum(explained.values()), 0)}
+
+
+def sentence(explained: Mapping[str, float]) -> str:
+    """Return the shares in words, the largest first; nothing where they are not known."""
+    order = sorted(explained, key=lambda name: (name in REST, -explained[name]))
+    parts = [f"{label(name)} {explained[name]:.0%}" for name in order]
+    return f"Of the variance between trainings: {', '.join(parts)}." if parts else ""
