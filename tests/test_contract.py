@@ -290,7 +290,9 @@ def test_every_module_and_report_that_is_named_exists(name):
     assert {each for each in named if not (ROOT / each).exists()} == set()
 
 
-UNKEPT = {f"reports/{name}" for name in ("gate.md", "index.html", "sweep.csv", "sweep_effects.png")}  # made by commands, not by stages
+UNKEPT = {  # made by commands, not by stages
+    f"reports/{name}" for name in ("gate.md", "index.html", "sweep.csv", "sweep_effects.png")
+}
 FIGURE = re.compile(r"<!-- (?P<name>[\w.]+):(?P<key>\w+) -->(?P<text>[^<]*)<!-- / -->")
 
 
