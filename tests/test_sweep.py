@@ -444,6 +444,9 @@ def page(project: Project) -> list[tuple[str, str, dict[str, Any], set[str]]]:
     )
 
 
+WORKERS = ("ray::train_trials", "ray::IDLE")  # names of processes
+
+
 class Running:
     """A sweep that is running, and what it left behind when it ended."""
 
@@ -507,8 +510,8 @@ class Running:
         return said[0], without_progress(said[1])
 
     def no_worker_left(self) -> None:
-        """Wait until no process of the driver's computes."""
-        until(lambda: not any("ray::" in name(process) for process in self.seen.values()), 300)
+        """Wait until no worker of the driver's is left; Ray's own agents end when they like."""
+        until(lambda: not any(name(process).startswith(WORKERS) for process in self.seen.values()), 300)
 
     def nothing_left(self) -> None:
         """Wait until Ray's processes are gone."""
