@@ -5,8 +5,8 @@
 Writes benchmarks/racing.csv. The noise between seeds is resampled from the trainings in benchmarks/recipes.csv, 0.3 of
 its variance common to a seed ("equal": the residuals of all recipes but the article's; "unequal": each setting has the
 noise of a recipe of its own, 0.03 to 0.14 points). Learning curves are reports/history.csv with that noise.
-Decided by the very functions of the sweep, `pipeline/sweeps/racing.py`. ASHA is its rule (Li et al. 2018, as in Ray's
-ASHAScheduler: epochs 1 and 3, the best third goes on) written here, not the tools; Optuna's pruner is the same rule.
+Decided by the functions of the sweep itself, `pipeline/sweeps/comparison.py`. ASHA is its rule (Li et al. 2018, as in
+Ray's ASHAScheduler: epochs 1 and 3, the best third goes on) written here, not the tools; Optuna's pruner is the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import console, files
-from pipeline.sweeps import racing
+from pipeline.sweeps import comparison
 
 TABLE = Path("benchmarks/racing.csv")
 SEEDS, COMMON, NEAR = 10, 0.3, 0.02  # most seeds; share of the variance that a seed has in all settings; points
@@ -105,10 +105,10 @@ def named(rng: Rng, sweeps: Sweeps) -> dict[str, tuple[float, float]]:
     for seeds in (1, 5, 10):
         chosen = sweeps.scores[..., :seeds].mean(-1).argmax(-1)
         found[f"{seeds} seeds" if seeds > 1 else "1 seed"] = (near(sweeps, chosen), seeds / SEEDS)
-    for seeds, level in ((5, racing.DROPPED), (10, racing.DROPPED), (10, 0.05), (10, 0.2)):
+    for seeds, level in ((5, comparison.DROPPED), (10, comparison.DROPPED), (10, 0.05), (10, 0.2)):
         scores, chosen = race(sweeps.scores[..., :seeds], level)
         found[f"race to {seeds}, level {level}"] = (near(sweeps, chosen), spent(scores))
-    epochs = found[f"race to 10, level {racing.DROPPED}"][1]
+    epochs = found[f"race to 10, level {comparison.DROPPED}"][1]
     scores = asha(rng, sweeps, round(epochs * SEEDS * sweeps.truth.shape[-1]))
     for words, each in zip(("mean of three or more", "best trial"), scores, strict=True):
         found[f"ASHA, {words}"] = (near(sweeps, each.argmax(-1)), epochs)
@@ -126,16 +126,16 @@ def spent(scores: np.ndarray) -> float:
     return float(np.isfinite(scores).mean() * scores.shape[-1] / SEEDS)
 
 
-def race(scores: np.ndarray, level: float, prior: float = racing.PRIOR) -> tuple[np.ndarray, np.ndarray]:
+def race(scores: np.ndarray, level: float, prior: float = comparison.PRIOR) -> tuple[np.ndarray, np.ndarray]:
     """Race as the sweep does, the first setting never dropped; return the scores trained, and the best setting."""
     trained, out = np.full(scores.shape, np.nan), np.zeros(scores.shape[:-1], bool)
-    for count in range(racing.FIRST, scores.shape[-1] + 1):
+    for count in range(comparison.FIRST, scores.shape[-1] + 1):
         running = ~out
         running[:, 0] = True
         trained[..., :count] = np.where(running[..., None], scores[..., :count], trained[..., :count])
         out[:, 0] = False
-        out |= racing.is_worse(trained[..., :count], ~out, RESOLUTION, level, prior)
-    return trained, racing.best(trained, ~out)
+        out |= comparison.is_worse(trained[..., :count], ~out, RESOLUTION, level, prior)
+    return trained, comparison.best(trained, ~out)
 
 
 def asha(rng: Rng, sweeps: Sweeps, budget: int) -> np.ndarray:
@@ -165,7 +165,7 @@ def asha(rng: Rng, sweeps: Sweeps, budget: int) -> np.ndarray:
             total[rows, setting] += np.where(running, score, 0)
             ended[rows, setting] += running
             highest[rows, setting] = np.maximum(highest[rows, setting], np.where(running, score, -np.inf))
-    often = ended >= np.minimum(racing.FIRST, ended.max(-1, keepdims=True))
+    often = ended >= np.minimum(comparison.FIRST, ended.max(-1, keepdims=True))
     means = np.where(often, total / np.maximum(ended, 1), -np.inf)
     return np.array([means, highest])
 
@@ -174,10 +174,10 @@ def claimed(sweeps: Sweeps) -> dict[str, tuple[float, float]]:
     """Return how often any setting is said to be better than the first one, by how the variance is estimated."""
     found = {}
     present = np.zeros(len(sweeps.truth), int)
-    for words, prior in ((", each its own variance", 0), ("", racing.PRIOR), (", one variance for all", 1e6)):
+    for words, prior in ((", each its own variance", 0), ("", comparison.PRIOR), (", one variance for all", 1e6)):
         for seeds in (5, 10):
-            scores, _ = race(sweeps.scores[..., :seeds], racing.DROPPED, prior)
-            better = racing.is_better(scores, present, RESOLUTION, prior=prior)
+            scores, _ = race(sweeps.scores[..., :seeds], comparison.DROPPED, prior)
+            better = comparison.is_better(scores, present, RESOLUTION, prior=prior)
             found[f"race to {seeds}{words}"] = (float(better.any(-1).mean()), spent(scores))
     return found
 

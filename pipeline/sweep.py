@@ -31,7 +31,7 @@ from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import Digits
 from pipeline.store import Store, open_store
-from pipeline.sweeps import charts, cluster, driver, effects, leaderboard, race, racing, trials
+from pipeline.sweeps import charts, cluster, comparison, driver, effects, leaderboard, race, trials
 from pipeline.sweeps.leaderboard import Standing
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
@@ -211,8 +211,8 @@ def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
         parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
     if done := len(current.results):
         parts.append(f"{_count(done, 'trial')} ended before")
-    if len(current.seeds) > racing.FIRST:
-        parts.append(f"\nsweep: after {racing.FIRST} seeds, settings that are shown to be worse are dropped")
+    if len(current.seeds) > comparison.FIRST:
+        parts.append(f"\nsweep: after {comparison.FIRST} seeds, settings that are shown to be worse are dropped")
     return "; ".join(parts).replace("; \n", "\n")
 
 

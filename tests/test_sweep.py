@@ -30,7 +30,7 @@ from PIL import Image
 from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import charts, cluster, leaderboard, race, racing, trials
+from pipeline.sweeps import charts, cluster, comparison, leaderboard, race, trials
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
 
@@ -376,7 +376,7 @@ def test_a_race_keeps_within_two_in_a_hundred_of_ten_seeds_and_claims_little_tha
     for noise in ("equal", "unequal"):
         for spread in ("0.03", "0.05", "0.1", "0.2"):
             ten = shares[noise, spread, "10 seeds"]
-            assert shares[noise, spread, f"race to 10, level {racing.DROPPED}"] >= ten - 0.02
+            assert shares[noise, spread, f"race to 10, level {comparison.DROPPED}"] >= ten - 0.02
     claims = [row for row in rows if row["question"] == "claimed" and row["difference"] == "0"]
     assert max(float(row["share"]) for row in claims if row["method"] in ("race to 5", "race to 10")) <= 0.05
 

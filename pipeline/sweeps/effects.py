@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sweeps import racing
+from pipeline.sweeps import comparison
 from pipeline.sweeps.leaderboard import cell
 from pipeline.sweeps.race import PRESENT, Race
 from pipeline.sweeps.trials import label
@@ -70,7 +70,7 @@ def main_effect(varied: Sequence[Any], figures: np.ndarray) -> Effect:
     """
     places, names = _levels(varied)
     deviations = figures - figures.mean(0)
-    found = racing.estimate(np.array([deviations[places == place].mean(0) for place in range(len(names))]), 0)
+    found = comparison.estimate(np.array([deviations[places == place].mean(0) for place in range(len(names))]), 0)
     return Effect(names, found.mean + figures.mean(), found.half_width())
 
 

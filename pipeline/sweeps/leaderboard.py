@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import config
-from pipeline.sweeps import racing
+from pipeline.sweeps import comparison
 from pipeline.sweeps.race import PRESENT, Race
 from pipeline.sweeps.trials import Result, Setting, label
 
@@ -48,10 +48,10 @@ def rank(race: Race) -> list[Standing]:
     """
     out, _ = race.replay()
     scores, present = race.scores(), np.array(PRESENT)
-    means = racing.estimate(scores, race.resolution)
-    against = racing.differences(scores, present, race.resolution)
-    better = racing.is_better(scores, present, race.resolution)
-    behind = racing.differences(scores, racing.best(scores, ~out), race.resolution).mean
+    means = comparison.estimate(scores, race.resolution)
+    against = comparison.differences(scores, present, race.resolution)
+    better = comparison.is_better(scores, present, race.resolution)
+    behind = comparison.differences(scores, comparison.best(scores, ~out), race.resolution).mean
     figures = zip(means.mean, means.half_width(), against.mean, against.half_width(), behind, strict=True)
     return sorted(
         (_standing(race, setting, each, is_best=not out[setting.number], is_better=bool(better[setting.number]))

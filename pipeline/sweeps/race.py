@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import racing, trials
+from pipeline.sweeps import comparison, trials
 from pipeline.sweeps.trials import Result, Setting, Trial
 
 PRESENT = 0  # the place of the project's own parameters among the settings: they are never dropped
@@ -59,7 +59,7 @@ class Race:
     def replay(self) -> tuple[np.ndarray, list[Trial]]:
         """Return which settings are out, bool [settings]: failed or shown to be worse; and the trials that are next."""
         scores, out = self.scores(), np.zeros(len(self.settings), bool)
-        for count in range(min(racing.FIRST, len(self.seeds)), len(self.seeds) + 1):
+        for count in range(min(comparison.FIRST, len(self.seeds)), len(self.seeds) + 1):
             running = [setting for setting in self.settings if not out[setting.number] or setting.number == PRESENT]
             wanted = [Trial(setting, seed) for seed in self.seeds[:count] for setting in running]
             if self.budget and self._spent(wanted) > self.budget:
@@ -68,13 +68,13 @@ class Race:
                 return out, missing
             out[PRESENT] = False  # it goes on, and is judged anew
             out |= [any(result.error for result in self.of(setting)) for setting in self.settings]
-            out |= racing.is_worse(scores[:, :count], ~out, self.resolution)
+            out |= comparison.is_worse(scores[:, :count], ~out, self.resolution)
         return out, []
 
     def _spent(self, wanted: Sequence[Trial]) -> int:
         """Return the epochs trained for earlier seeds, and the most that the last of ``wanted`` take."""
         last = max(trial.seed for trial in wanted)
-        first_round = self.seeds[: racing.FIRST]
+        first_round = self.seeds[: comparison.FIRST]
         later = [trial for trial in wanted if trial.seed == last or last in first_round]
         before = [self.results[key].trial for key in self.results if key[0] < last and last not in first_round]
         spent = sum(
@@ -96,7 +96,7 @@ def start(settings: Sequence[Setting], params: Params) -> Race:
     step = 1e-6 if metric.endswith("loss") else 1 / params.preprocess.validation  # a loss is rounded, a digit counts
     found = Race(settings, trials.seeds(params), metric, step, params.sweep.epochs)
     if not found.replay()[1]:
-        seeds = found.seeds[: racing.FIRST]
+        seeds = found.seeds[: comparison.FIRST]
         most = trials.most_epochs(trials.group([Trial(each, seed) for each in settings for seed in seeds], ""))
         raise UserError(
             f"params.yaml: sweep.epochs is {found.budget}; {len(seeds)} seeds of all settings take up to {most}"

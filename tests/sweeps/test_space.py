@@ -10,7 +10,7 @@ import pytest
 from pipeline import config, files
 from pipeline.config import Params
 from pipeline.console import UserError
-from pipeline.sweeps import race, racing, trials
+from pipeline.sweeps import comparison, race, trials
 from pipeline.sweeps.trials import Result, Setting, Trial
 
 PARAMS = config.load(files.ROOT / "params.yaml")
@@ -150,7 +150,7 @@ def seeds_within(budget: int) -> tuple[int, int]:
 
 
 def test_a_budget_in_epochs_leaves_out_the_seeds_that_it_might_not_suffice_for() -> None:
-    first = 2 * PARAMS.train.epochs * racing.FIRST
+    first = 2 * PARAMS.train.epochs * comparison.FIRST
     assert seeds_within(first) == (
         4,
         2,
@@ -162,4 +162,4 @@ def test_a_budget_in_epochs_leaves_out_the_seeds_that_it_might_not_suffice_for()
 def test_a_budget_that_the_first_seeds_may_exceed_is_refused_before_anything_trains() -> None:
     words = re.escape("params.yaml: sweep.epochs is 47; 3 seeds of all settings take up to 48")
     with pytest.raises(UserError, match=words):
-        seeds_within(2 * PARAMS.train.epochs * racing.FIRST - 1)
+        seeds_within(2 * PARAMS.train.epochs * comparison.FIRST - 1)

@@ -14,9 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 FIRST = 3  # seeds before a setting may be dropped: with two, an interval is 12.7 standard errors wide
-DROPPED = (
-    0.1  # level of a drop, over all settings: 0.05 saves less, 0.2 drops the best more often (benchmarks/racing.csv)
-)
+DROPPED = 0.1  # level of a drop, over all settings: 0.05 saves less, 0.2 drops the best more often (racing.csv)
 CLAIMED = 0.025  # one-sided level of "better", over all settings: with it goes a two-sided interval of 95%
 # Degrees of freedom that the variance common to all settings counts for beside a setting's own (Smyth 2004, Statistical
 # Applications in Genetics and Molecular Biology 3:3). Without it, five seeds show a difference of 0.1 points half as
