@@ -107,13 +107,13 @@ $(READY):
 .PHONY: .venv
 .venv:
 	@PATH="$${PATH#*/.venv/bin:}"; \
-	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
 		"$$python" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" 2>/dev/null || continue; \
 		"$$python" -c "import ensurepip, venv" 2>/dev/null || { bare=$$python; continue; }; \
 		exec "$$python" -m venv --clear .venv; \
 	done; \
 	[ -z "$$bare" ] || { echo "error: $$bare: expected the modules venv and ensurepip;" \
 		"on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }; \
-	echo "error: python: expected 3.11 to 3.13, found $$($(or $(PYTHON),python3) --version 2>&1);" \
+	echo "error: python: expected 3.11 to 3.13, found $$("$(or $(PYTHON),python3)" --version 2>&1);" \
 		"make PYTHON=/path/to/python3.12" >&2; \
 	exit 2

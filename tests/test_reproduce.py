@@ -1,5 +1,6 @@
 """A run comes out the same again, anywhere; where it does not, reproduce says so and why."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -286,7 +287,7 @@ def repeat_as(person: dict[str, str], template: Project, home: Path, raw: Path) 
     variables = environment() | person | {"HOME": str(home), "TMPDIR": str(home / "tmp"), "USER": person["LOGNAME"]}
     commands = f"""
         umask $MASK
-        {sys.executable} -m pipeline.fetch --from {raw}
+        {shlex.quote(sys.executable)} -m pipeline.fetch --from {shlex.quote(str(raw))}
         dvc commit --quiet --force fetch
         dvc repro
     """
