@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -812,13 +813,22 @@ def test_a_driver_whose_ray_daemon_dies_says_so_and_how_to_resume(project: Proje
 
 
 @pytest.mark.slow
-def test_a_long_tmpdir_and_an_empty_ray_address_hinder_no_sweep(project: Project, tmp_path: Path) -> None:
+def test_a_long_tmpdir_no_ray_address_and_a_python_with_a_space_hinder_no_sweep(
+    project: Project, tmp_path: Path
+) -> None:
     project.set(**{"sweep.parameters": {"dropout": [PARAMS.train.dropout]}, "train.epochs": 1})
     long = tmp_path / "scratch-of-a-job-on-a-cluster-with-a-long-name" / ("x" * 60)
     long.mkdir(parents=True)
-    said = project.run(
-        sys.executable, "-m", "pipeline.sweep", "--workers", "1", TMPDIR=str(long), RAY_ADDRESS="", RAY_AUTH_MODE=""
-    )
+    python = tmp_path / "a b" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    variables = {
+        "TMPDIR": str(long),
+        "RAY_ADDRESS": "",
+        "RAY_AUTH_MODE": "",
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+    }
+    said = project.run(python, "-m", "pipeline.sweep", "--workers", "1", **variables)
     assert said.stderr == ""
     assert [run.info.status for run in runs_of(project)] == ["FINISHED", "FINISHED"]
 

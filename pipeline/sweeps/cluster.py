@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,7 +156,9 @@ def _settings(address: str) -> dict[str, str]:
 
 def _local_options(digits: Digits, cores: int, folder: str) -> dict[str, Any]:
     size = sum(array.nbytes for array in (digits.images, digits.labels, digits.val_images, digits.val_labels))
-    return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": size + STORE, "_temp_dir": folder}
+    options = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": size + STORE, "_temp_dir": folder}
+    python = shlex.quote(sys.executable)  # Ray writes it into a shell's command as it is: a space would end its name
+    return options | ({"runtime_env": {"py_executable": python}} if python != sys.executable else {})
 
 
 def _cores() -> int:
