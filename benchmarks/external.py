@@ -12,6 +12,7 @@ Markdown table with 95% Wilson intervals.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +20,11 @@ import cv2
 import numpy as np
 
 from benchmarks import recipes
-from pipeline import config, console, files, scoring
+from pipeline import console, files, scoring
 from pipeline.config import Train
 from pipeline.console import UserError
-from pipeline.learning import model, trajectory
-from pipeline.learning.classifier import Calibration, Classifier
+from pipeline.learning import model
+from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
 
 MARGIN = 0.3  # of an image's longer side: paper around the digit in its photograph
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     ladder = recipes.ladder()
     if unknown := set(options.recipe) - set(ladder):
         raise UserError(f"{', '.join(sorted(unknown))}: expected one of {', '.join(ladder)}")
-    networks = {"ours": Classifier.load(files.MODELS)} | {name: trained(ladder[name]) for name in options.recipe}
+    networks = {"ours": Classifier.load(files.MODELS)} | {name: network_of(ladder[name]) for name in options.recipe}
     print("| set | n | network | as they are | prepared as MNIST was | as a photograph |")
     print("|---|---:|---|---:|---:|---:|")
     for name, (images, labels) in sets.items():
@@ -56,22 +57,12 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return arrays["images"], arrays["labels"]
 
 
-def trained(recipe: Train) -> Classifier:
-    """Return a recipe's network with its calibration; epochs that were trained before are not trained again."""
-    train = recipe.model_copy(update={"seed": 1, "threads": 1})
-    digits = trajectory.load_digits(files.PREPARED)
-    kept = trajectory.open_checkpoints(train, digits.sha256, config.load().checkpoints)
-    epochs = []
-    for epoch in trajectory.load_or_train(digits, train, kept):
-        epochs.append(epoch)
-        console.log(f"epoch {epoch.number} of {train.epochs}")
-        if trajectory.is_finished([each.metrics for each in epochs], train):
-            break
-    best = epochs[trajectory.best_epoch([each.metrics for each in epochs], train.monitor) - 1]
-    content = model.package(best, train, digits)
-    path = kept.folder / model.CALIBRATION
-    files.write_bytes(path, content[model.CALIBRATION])
-    return Classifier(content[model.NETWORK], Calibration.load(path))
+def network_of(recipe: Train) -> Classifier:
+    """Return a recipe's network with its calibration."""
+    content = recipes.trained(recipe, seed=1)[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        model.write(content, Path(folder))
+        return Classifier.load(Path(folder))
 
 
 def answers(images: np.ndarray, classifier: Classifier) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from pipeline.config import Train
 from pipeline.console import UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.classifier import Calibration, Classifier
+from pipeline.learning.trajectory import Epoch
 
 RECIPES, REPORT = Path("benchmarks/recipes.yaml"), Path("benchmarks/recipes.csv")
 COLUMNS = ("recipe", "seed", "epochs_run", "best_epoch", "val_accuracy", "test_accuracy", "test_loss", "cpu_minutes")
@@ -95,8 +96,27 @@ def kept_rows() -> list[dict[str, Any]]:
 
 
 def study(work: tuple[str, int, Train]) -> dict[str, Any]:
-    """Train one recipe with one seed and return its row; an epoch on disk costs what it did when it was walked."""
+    """Train one recipe with one seed and return its row."""
     name, seed, recipe = work
+    epochs, best, minutes, content = trained(recipe, seed)
+    test_accuracy, test_loss = tested(content)
+    return {
+        "recipe": name,
+        "seed": seed,
+        "epochs_run": epochs,
+        "best_epoch": best.number,
+        "val_accuracy": round(best.metrics["val_accuracy"], 5),
+        "test_accuracy": round(test_accuracy, 4),
+        "test_loss": round(test_loss, 4),
+        "cpu_minutes": round(minutes, 1),
+    }
+
+
+def trained(recipe: Train, seed: int) -> tuple[int, Epoch, float, dict[str, bytes]]:
+    """Return how many epochs a recipe trains, the best one, the CPU minutes and the model's files by name.
+
+    An epoch on disk costs what it did when it was trained.
+    """
     train = recipe.model_copy(update={"seed": seed, "threads": 1})
     digits = trajectory.load_digits(files.PREPARED)
     kept = trajectory.open_checkpoints(train, digits.sha256, config.load().checkpoints)
@@ -111,17 +131,8 @@ def study(work: tuple[str, int, Train]) -> dict[str, Any]:
         if trajectory.is_finished([each.metrics for each in epochs], train):
             break
     best = epochs[trajectory.best_epoch([each.metrics for each in epochs], train.monitor) - 1]
-    test_accuracy, test_loss = tested(model.package(best, train, digits))
-    return {
-        "recipe": name,
-        "seed": seed,
-        "epochs_run": len(epochs),
-        "best_epoch": best.number,
-        "val_accuracy": round(best.metrics["val_accuracy"], 5),
-        "test_accuracy": round(test_accuracy, 4),
-        "test_loss": round(test_loss, 4),
-        "cpu_minutes": round(sum(spent[str(epoch.number)] for epoch in epochs) / 60, 1),
-    }
+    minutes = sum(spent[str(epoch.number)] for epoch in epochs) / 60
+    return len(epochs), best, minutes, model.package(best, train, digits)
 
 
 def tested(content: dict[str, bytes]) -> tuple[float, float]:

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     run = find(store, wanted.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         project = check_out(Run(store, run.info.run_id), Path(folder, "clone"))
-        _repeat(project, run.data.tags.get(provenance.LEFT_OUT))
+        repeat(project, run.data.tags.get(provenance.LEFT_OUT, ""))
         outcome = compare(run, newest(project), parameters(store, run))
     print(describe(run, outcome))
     return outcome.status
@@ -181,17 +181,16 @@ def _commit(run: MlflowRun) -> str:
     raise UserError(f"commit {tags['git.commit'][:12]} of run {run.info.run_id[:8]} is not here; {remedy}")
 
 
-def repeat(clone: Path) -> None:
-    """Run the pipeline in ``clone``; the raw data is this workspace's where the clone needs the same, else fetched."""
-    if fetch.present(files.ROOT / files.RAW, wanted_sums(clone)):
-        _call(clone, sys.executable, "-m", "pipeline.fetch", "--from", str(files.ROOT / files.RAW))
-        _call(clone, sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "fetch")
-    _call(clone, sys.executable, "-m", "dvc", "repro")
+def repeat(clone: Path, left_out: str = "") -> None:
+    """Run the pipeline in ``clone``; the raw data is this workspace's where the clone needs the same, else fetched.
 
-
-def _repeat(project: Path, left_out: str | None) -> None:
+    ``left_out`` names what the run did not keep: a failure may come of that.
+    """
     try:
-        repeat(project)
+        if fetch.present(files.ROOT / files.RAW, wanted_sums(clone)):
+            _call(clone, sys.executable, "-m", "pipeline.fetch", "--from", str(files.ROOT / files.RAW))
+            _call(clone, sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "fetch")
+        _call(clone, sys.executable, "-m", "dvc", "repro")
     except UserError as error:
         if not left_out:
             raise

@@ -90,8 +90,7 @@ def drive(
     """
     epochs = sum(longest_training(trials).epochs for trials in trajectories.values())
     with console.progress(epochs, "sweep", "epoch") as bar:
-        driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())), on_result)
-        driver.later, driver.estimated = later or 0, later is None
+        driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())), on_result, later)
         try:
             driver.run(trajectories)
         except BaseException as error:
@@ -103,7 +102,13 @@ class Driver:
     """Gives workers their tasks, receives what they yield, keeps the epochs and logs the trials."""
 
     def __init__(
-        self, recorder: Recorder, workers: Cluster, bar: tqdm, trials: int, on_result: Callable[[Result], object]
+        self,
+        recorder: Recorder,
+        workers: Cluster,
+        bar: tqdm,
+        trials: int,
+        on_result: Callable[[Result], object],
+        later: int | None,
     ) -> None:
         self.recorder = recorder
         self.workers = workers
@@ -116,9 +121,9 @@ class Driver:
         self.running: dict[Any, Task] = {}
         self.pool = ThreadPoolExecutor(FINISHERS)
         self.finishing: dict[Future[Result], Run] = {}
-        self.later = 0
+        self.later = later or 0
         self.times: list[float] = []
-        self.estimated = False
+        self.estimated = later is None
 
     def run(self, trajectories: Mapping[str, Sequence[Trial]]) -> None:
         """Train all trajectories."""
