@@ -93,6 +93,8 @@ class Train(Section):
     patience: Count
     epochs: Annotated[int, Field(ge=1, le=1000)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    optimizer: Literal["adam", "muon"]
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["constant", "cosine"]
     average: Share
     monitor: Literal["val_loss", "val_accuracy"]

@@ -153,6 +153,41 @@ class ByteDropout(keras.layers.Dropout):
         return inputs * (tf.cast(kept, inputs.dtype) * (256 / (256 - dropped)))
 
 
+class Muon(keras.optimizers.Muon):
+    """Keras' Muon for the hidden convolutions: each kernel is a matrix, a filter a column; the rest learns by Adam.
+
+    Keras' own takes matrices alone, and here the one matrix is the last layer's, which Muon is not meant for, nor is
+    the first layer's.
+    Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale of the update is that of
+    Liu et al. 2025, arXiv:2502.16982.
+    """
+
+    def _should_use_adamw(self, variable: keras.Variable) -> bool:
+        return len(variable.shape) != 4 or variable.shape[2] == 1
+
+    def zeropower_via_newtonschulz5(self, x: tf.Tensor, steps: int) -> tf.Tensor:
+        """Return the update, a matrix near an orthogonal one, in the shape of the kernel."""
+        matrix = tf.reshape(x, [-1, x.shape[-1]])
+        return tf.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+
+    def lr_adjust(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the update times 0.2 times the root of the matrix' longer side: about as long as Adam's."""
+        rows = x.shape.num_elements() // x.shape[-1]
+        return x * (self.rms_rate * max(rows, x.shape[-1]) ** 0.5)
+
+
+def optimizer(
+    name: str, rate: float | keras.optimizers.schedules.LearningRateSchedule, weight_decay: float
+) -> keras.optimizers.Optimizer:
+    """Return Adam or ``Muon``; kernels shrink by ``weight_decay`` times the rate a step, biases do not."""
+    if name == "adam":
+        result = keras.optimizers.Adam(rate, weight_decay=weight_decay or None)
+    else:
+        result = Muon(rate, weight_decay=weight_decay or None, adam_weight_decay=weight_decay or None)
+    result.exclude_from_weight_decay(var_names=["bias"])
+    return result
+
+
 class Trainer:
     """A network in training, whose every random choice is a function of (seed, epoch, step).
 
@@ -171,7 +206,7 @@ class Trainer:
         rate = params.learning_rate
         if params.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, steps * params.epochs)
-        self.optimizer = keras.optimizers.Adam(rate)
+        self.optimizer = optimizer(params.optimizer, rate, params.weight_decay)
         dropout_layer = partial(ByteDropout, step=lambda: self.optimizer.iterations.value)
         start = params.network, params.dropout, params.precision, params.seed
         self.network, self.averaged = (build(*start, classes=classes, dropout_layer=dropout_layer) for _ in range(2))

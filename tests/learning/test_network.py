@@ -76,7 +76,8 @@ def test_every_network_has_as_many_parameters_as_the_articles(network, name: str
 def test_a_step_is_that_of_keras_adam(
     network, name: str, train: config.Train, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    train = train.model_copy(update={"network": name, "dropout": 0.0, "batch_size": 96, "average": 0.0})
+    adam = {"optimizer": "adam", "learning_rate": 0.004, "weight_decay": 0.0}
+    train = train.model_copy(update=adam | {"network": name, "dropout": 0.0, "batch_size": 96, "average": 0.0})
     model = network.build(name, 0.0, seed=train.seed)
     model.compile(network.keras.optimizers.Adam(train.learning_rate), "sparse_categorical_crossentropy")
     model.fit(images[..., None], labels, batch_size=96, epochs=1, verbose=0)
@@ -86,6 +87,36 @@ def test_a_step_is_that_of_keras_adam(
         np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-4)
     moved = np.abs(trainer.weights[2].numpy() - weights_of(network.build(name, 0.0, seed=train.seed))[2]).max()
     assert moved > 9e-4  # Adam's first step is one rate long
+
+
+def test_muon_moves_hidden_convolutions_by_orthogonal_matrices_and_the_rest_by_adam(
+    network, name: str, train: config.Train, images: np.ndarray, labels: np.ndarray
+) -> None:
+    muon = {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.0, "schedule": "constant"}
+    train = train.model_copy(update=muon | {"network": name, "dropout": 0.0, "batch_size": 96})
+    trainer = network.Trainer(train, steps=1)
+    start = [weight.numpy() for weight in trainer.weights]
+    trainer.train_epoch(images, labels, epoch=1)
+    for before, weight in zip(start, trainer.weights, strict=True):
+        update = weight.numpy() - before
+        if update.ndim == 4 and update.shape[2] > 1:
+            matrix = update.reshape(-1, update.shape[-1])
+            lengths = np.linalg.svd(matrix, compute_uv=False) / (0.01 * 0.2 * max(matrix.shape) ** 0.5)
+            assert np.median(lengths) == pytest.approx(1, abs=0.3), (weight.path, lengths)  # unused filters stay at 0
+            assert lengths.max() < 1.3, (weight.path, lengths)
+        else:
+            assert np.abs(update).max() == pytest.approx(0.01, rel=0.02)  # Adam's first step is one rate long
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_weight_decay_shrinks_kernels_and_leaves_biases(network, optimizer: str) -> None:
+    model = network.build("article", seed=1)
+    for weight in model.trainable_variables:
+        weight.assign(network.tf.ones_like(weight))
+    still = [network.tf.zeros_like(weight) for weight in model.trainable_variables]
+    network.optimizer(optimizer, 0.1, 0.5).apply(still, model.trainable_variables)
+    for weight in model.trainable_variables:
+        np.testing.assert_allclose(weight.numpy(), 1.0 if "bias" in weight.path else 0.95, rtol=1e-6)
 
 
 def test_fields_without_a_digit_pull_towards_equal_answers(network, train: config.Train, images: np.ndarray) -> None:
@@ -164,7 +195,8 @@ images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 
 changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
 train = config.load().train.model_copy(update=changes | {"average": 0.99, "learning_rate": 1e-3, "non_digits": 0.0})
 unchanged = train.augment.model_copy(update={"share": 0.0, "moved": 0.0})
-train = train.model_copy(update={"network": "article", "augment": unchanged, "seed": 1, "schedule": "constant"})
+train = train.model_copy(update={"network": "%s", "augment": unchanged, "seed": 1, "schedule": "constant"})
+train = train.model_copy(update={"optimizer": "%s", "weight_decay": 0.0})
 digits = trajectory.Digits(images, labels, images[:99], labels[:99], sha256="")
 (epoch,) = trajectory.train_epochs(digits, train)
 print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epoch.state))).hexdigest()[:16])
@@ -172,9 +204,13 @@ print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epo
 
 
 @pytest.mark.skipif("avx2" not in trajectory.processor(), reason="only x86-64 with AVX2 promises these bits")
-def test_every_processor_with_avx2_trains_these_bits() -> None:
-    done = subprocess.run([sys.executable, "-c", AVX2], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "7d02956520419884"
+@pytest.mark.parametrize(
+    ("network", "optimizer", "digest"), [("article", "adam", "7d02956520419884"), ("deep", "muon", "9886a0c43220d113")]
+)
+def test_every_processor_with_avx2_trains_these_bits(network: str, optimizer: str, digest: str) -> None:
+    command = [sys.executable, "-c", AVX2 % (network, optimizer)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest
 
 
 def test_other_instructions_in_one_process_are_refused(network, train: config.Train) -> None:
