@@ -35,10 +35,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of the article's script")
     parser.add_argument("--autolog", action="store_true", help="let the script with MLflow's autologging race too")
-    parser.add_argument("--recipe", help="walk this recipe alone")
+    parser.add_argument("--recipe", help="train this recipe alone")
     given = parser.parse_args(arguments)
     if given.recipe:
-        walk(given.recipe)
+        train(given.recipe)
         return
     article = ["benchmarks.article", "--epochs", str(given.epochs)]
     found: dict[str, list[Finish]] = {}
@@ -55,14 +55,14 @@ def main(arguments: Sequence[str]) -> None:
     print("\n".join(table(found)))
 
 
-def walk(name: str) -> None:
-    """Walk a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
+def train(name: str) -> None:
+    """Train a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
     idle = 0.0
-    train = recipes.ladder()[name].model_copy(update={"threads": 2})
+    recipe = recipes.ladder()[name].model_copy(update={"threads": 2})
     digits = trajectory.load_digits(files.PREPARED)
-    for epoch in trajectory.train_epochs(digits, train):
+    for epoch in trajectory.train_epochs(digits, recipe):
         reached = alive()
-        accuracy = accuracy_of(train.network, epoch.weights)
+        accuracy = accuracy_of(recipe.network, epoch.weights)
         print(f"epoch {epoch.number}: test accuracy {accuracy:.4f}, {reached - idle:.1f} s", flush=True)
         idle += alive() - reached
         if accuracy >= GOAL:

@@ -4,8 +4,8 @@
     dvc exp run $(python -m benchmarks.recipes --options article)
 
 Every training has one thread and as many run at once as there are workers. The epoch is chosen on the validation
-digits; the test digits are read once, at the end, to report. Walked paths are kept in .checkpoints/, so that a study
-that was stopped goes on. Writes benchmarks/recipes.csv, a training a row, and prints its means as a table. The second
+digits; the test digits are read once, at the end, to report. Trained epochs are kept in .checkpoints/, so that a study
+that was stopped resumes. Writes benchmarks/recipes.csv, a training a row, and prints its means as a table. The second
 form trains a recipe as the project's own model.
 """
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.workflow [--rounds 3] [--train 48000]
 
-Works in a temporary copy of the working tree. The training loop is walked once a round; in all other rows its
+Works in a temporary copy of the working tree. The training loop runs once a round; in all other rows its
 checkpoints stand in for it, so that what is timed is everything around the loop. Each row is a cold process and its
 children: medians of wall seconds and CPU seconds, and the peak memory of the largest process.
 """
@@ -101,13 +101,13 @@ def measure(root: Path, rounds: int) -> dict[str, list[Cost]]:
 
 
 def from_nothing(root: Path, *command: str) -> Cost:
-    """Time a command after everything is gone, the walked epochs too; the runs stay."""
+    """Time a command after everything is gone, the trained epochs too; the runs stay."""
     shutil.rmtree(root / ".checkpoints", ignore_errors=True)
     return afresh(root, *command)
 
 
 def afresh(root: Path, *command: str) -> Cost:
-    """Time a command after all outputs and DVC's cache are gone; the walked epochs and the runs stay."""
+    """Time a command after all outputs and DVC's cache are gone; the trained epochs and the runs stay."""
     for name in ("data/raw", "data/prepared", "models", "reports", ".dvc/cache", ".dvc/tmp"):
         shutil.rmtree(root / name, ignore_errors=True)
     (root / "dvc.lock").unlink(missing_ok=True)

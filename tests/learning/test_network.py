@@ -145,13 +145,13 @@ def test_a_network_has_an_answer_for_each_class(network, train: config.Train, im
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     network, train: config.Train, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    def walked(seed: int) -> bytes:
+    def trained(seed: int) -> bytes:
         trainer = network.Trainer(train.model_copy(update={"seed": seed}), steps=3)
         trainer.train_epoch(images, labels, epoch=1)
         return b"".join(value.tobytes() for value in trainer.state().values())
 
-    assert walked(1) == walked(1)
-    assert walked(1) != walked(2)
+    assert trained(1) == trained(1)
+    assert trained(1) != trained(2)
 
 
 def test_the_average_trails_the_weights(network, train: config.Train, images: np.ndarray, labels: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""A path's epochs outlive whoever walks it, and the decision to leave it is a function of the history alone."""
+"""The epochs of a trajectory outlive the process that trains them, and stopping is a function of the history alone."""
 
 import hashlib
 import os
@@ -90,12 +90,12 @@ def test_the_summary_is_that_of_the_best_epoch(train: config.Train) -> None:
     }
 
 
-def test_patience_and_what_is_monitored_do_not_change_the_path(train: config.Train) -> None:
+def test_patience_and_what_is_monitored_do_not_change_the_trajectory(train: config.Train) -> None:
     other = train.model_copy(update={"patience": 9, "monitor": "val_accuracy"})
     assert trajectory.trajectory_key(train, "data") == trajectory.trajectory_key(other, "data")
 
 
-def test_more_epochs_are_the_same_path_only_at_a_constant_rate(train: config.Train) -> None:
+def test_more_epochs_are_the_same_trajectory_only_at_a_constant_rate(train: config.Train) -> None:
     for schedule, same in (("constant", True), ("cosine", False)):
         short = train.model_copy(update={"schedule": schedule})
         long = short.model_copy(update={"epochs": 9})
@@ -105,18 +105,18 @@ def test_more_epochs_are_the_same_path_only_at_a_constant_rate(train: config.Tra
 @pytest.mark.parametrize(
     "change", [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"threads": 2}, {"average": 0.0}]
 )
-def test_everything_else_makes_another_path(train: config.Train, change: dict[str, object]) -> None:
+def test_every_other_parameter_makes_another_trajectory(train: config.Train, change: dict[str, object]) -> None:
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(
         train.model_copy(update=change), "data"
     )
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(train, "other data")
 
 
-def test_a_path_that_was_walked_is_not_learnt_again(train: config.Train, tmp_path: Path) -> None:
+def test_a_trajectory_on_disk_is_not_trained_again(train: config.Train, tmp_path: Path) -> None:
     kept = CheckpointFolder(tmp_path)
     for number in range(1, 5):
         kept.write(epoch(number))
-    nothing = Digits(*[np.empty(0, np.uint8)] * 4, sha256="")  # learning from this would fail
+    nothing = Digits(*[np.empty(0, np.uint8)] * 4, sha256="")  # training on this would fail
     assert [each.number for each in trajectory.load_or_train(nothing, train, kept)] == [1, 2, 3, 4]
 
 
@@ -136,7 +136,7 @@ def test_another_epoch_under_this_number_is_ignored(tmp_path: Path, capsys: pyte
     assert "holds epoch 2" in capsys.readouterr().err
 
 
-def path_used(root: Path, name: str, days_ago: float, megabytes: float = 0.001) -> Path:
+def used(root: Path, name: str, days_ago: float, megabytes: float = 0.001) -> Path:
     folder = root / name
     folder.mkdir()
     (folder / "0001.epoch").write_bytes(b"0" * int(megabytes * 1e6))
@@ -145,24 +145,24 @@ def path_used(root: Path, name: str, days_ago: float, megabytes: float = 0.001) 
     return folder
 
 
-def test_old_paths_go_and_young_ones_stay(tmp_path: Path) -> None:
-    old, young = path_used(tmp_path, "old", 31), path_used(tmp_path, "young", 29)
+def test_old_trajectories_are_removed_and_young_ones_stay(tmp_path: Path) -> None:
+    old, young = used(tmp_path, "old", 31), used(tmp_path, "young", 29)
     trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=tmp_path)
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_the_paths_used_longest_ago_make_room(tmp_path: Path) -> None:
+def test_the_trajectories_used_longest_ago_are_removed_first(tmp_path: Path) -> None:
     for days in (3, 1, 2):
-        path_used(tmp_path, f"{days}", days, megabytes=0.4)
+        used(tmp_path, f"{days}", days, megabytes=0.4)
     trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=tmp_path)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_a_path_being_walked_is_never_pruned(tmp_path: Path) -> None:
-    walked, own = path_used(tmp_path, "walked", 99), path_used(tmp_path, "own", 99)
-    with FileLock(walked / "lock"):
+def test_a_trajectory_in_training_is_never_removed(tmp_path: Path) -> None:
+    training, own = used(tmp_path, "training", 99), used(tmp_path, "own", 99)
+    with FileLock(training / "lock"):
         trajectory.prune(tmp_path, config.Checkpoints(max_mb=1, max_days=30), keep=own)
-    assert walked.exists()
+    assert training.exists()
     assert own.exists()
 
 
@@ -173,14 +173,14 @@ def test_an_epoch_shows_every_digit_and_the_non_digits(train: config.Train, digi
     assert (labels[640:] == 10).all()
 
 
-def test_lessons_differ_by_epoch_and_repeat_by_seed(train: config.Train, digits: Digits) -> None:
+def test_the_data_of_epochs_differ_and_repeat_by_seed(train: config.Train, digits: Digits) -> None:
     first, again, second = (trajectory.epoch_data(digits, train, epoch=number)[0] for number in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != second).any()
 
 
 @pytest.mark.slow
-def test_a_resumed_path_ends_with_the_bits_of_an_unbroken_one(train: config.Train, digits: Digits) -> None:
+def test_a_resumed_training_ends_with_the_bits_of_an_unbroken_one(train: config.Train, digits: Digits) -> None:
     unbroken = list(trajectory.train_epochs(digits, train))
     resumed = list(trajectory.train_epochs(digits, train, after=Epoch.from_bytes(unbroken[1].to_bytes())))
     assert [bits(each) for each in resumed] == [bits(each) for each in unbroken[2:]]
@@ -188,14 +188,14 @@ def test_a_resumed_path_ends_with_the_bits_of_an_unbroken_one(train: config.Trai
 
 
 @pytest.mark.slow
-def test_a_cosine_path_resumes_at_the_rate_it_had(train: config.Train, digits: Digits) -> None:
+def test_a_training_resumes_at_the_rate_that_cosine_had(train: config.Train, digits: Digits) -> None:
     cosine = train.model_copy(update={"schedule": "cosine", "average": 0.0})
     unbroken = list(trajectory.train_epochs(digits, cosine))
     resumed = list(trajectory.train_epochs(digits, cosine, after=unbroken[2]))
     assert bits(resumed[-1]) == bits(unbroken[-1])
 
 
-WALKER = """
+TRAINER = """
 import sys
 import numpy as np
 from pathlib import Path
@@ -210,16 +210,18 @@ for epoch in trajectory.load_or_train(digits, train, kept):
 
 
 @pytest.mark.slow
-def test_two_processes_on_one_path_walk_it_once(train: config.Train, digits: Digits, tmp_path: Path) -> None:
+def test_two_processes_share_the_training_of_one_trajectory(
+    train: config.Train, digits: Digits, tmp_path: Path
+) -> None:
     for number, array in enumerate((digits.images, digits.labels, digits.val_images, digits.val_labels)):
         np.save(tmp_path / f"{number}.npy", array)
-    command = [sys.executable, "-c", WALKER, tmp_path, tmp_path / "path", train.model_dump_json()]
-    walkers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [walker.communicate()[0] for walker in walkers]
+    command = [sys.executable, "-c", TRAINER, tmp_path, tmp_path / "kept", train.model_dump_json()]
+    trainers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [trainer.communicate()[0] for trainer in trainers]
     assert said[0] == said[1]
     assert said[0].count("val_loss") == 4
     alone = list(trajectory.train_epochs(digits, train))
-    assert [bits(each) for each in CheckpointFolder(tmp_path / "path").read_all()] == [bits(each) for each in alone]
+    assert [bits(each) for each in CheckpointFolder(tmp_path / "kept").read_all()] == [bits(each) for each in alone]
 
 
 @pytest.mark.slow
