@@ -69,7 +69,7 @@ lock: setup  ## resolve pyproject.toml anew into requirements.lock, and with all
 	@$(COMPILE) --constraints requirements-extras.lock --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what is not in git and `make` makes again; mlruns/, the record of your runs, stays
-	@rm -rf data/raw data/prepared models/digits.keras .checkpoints .dvc/cache .dvc/tmp
+	@rm -rf data/raw data/prepared data/prepared-corrections models/digits.keras .checkpoints .dvc/cache .dvc/tmp
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
