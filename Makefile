@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONPATH PYTHONHOME  # a cluster's modules set them, and its packages would take the place of the locked ones
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-fast check ui demo photo gate sweep bench lock clean help setup
+.PHONY: repro test test-fast check ui demo photo learn gate sweep bench lock clean help setup
 
 # DVC refuses a folder without git, as a ZIP file from GitHub makes one, unless it is told that there is none.
 repro: setup  ## run what changed, from MNIST to the photographs (the default)
@@ -53,6 +53,9 @@ demo: setup  ## draw a digit, or drop a photograph, and see it read (PORT=8000, 
 photo: setup  ## read a picture, or a folder of them (FILE=five.jpg)
 	@test -n "$(FILE)" || { echo "error: FILE: expected a picture; make photo FILE=five.jpg" >&2; exit 2; }
 	@python -m pipeline.predict_photo "$(FILE)"
+
+learn: setup  ## learn from your corrections, and judge what came of it (SHARE=0.05)
+	@python -m pipeline.learn $(if $(SHARE),--share "$(SHARE)")
 
 gate: setup  ## decide by statistics whether this change may be merged
 	@python -m pipeline.gate
