@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import Project
 from PIL import Image
 
 from pipeline import config, corrections, files, prepare_corrections
@@ -104,6 +105,51 @@ def test_a_labels_csv_that_was_edited_badly_ends_the_stage_with_its_row() -> Non
     with pytest.raises(UserError, match=r"data/corrections/labels\.csv, row 2: expected the name of a picture"):
         prepare_corrections.main([])
     assert not files.PREPARED_CORRECTIONS.exists()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Return a project whose only stage reads data/corrections, and that git and DVC treat as ours does."""
+    project = Project(tmp_path / "project")
+    for name in (".dvcignore", "data/corrections/.gitignore"):
+        files.write_bytes(project.root / name, (files.ROOT / name).read_bytes())
+    stage = {"cmd": "ls data/corrections > made", "deps": [str(files.CORRECTIONS)], "outs": ["made"]}
+    files.write_text(project.root / "dvc.yaml", yaml.safe_dump({"stages": {"prepare": stage}}))
+    for words in (("init", "--quiet"), ("config", "user.name", "Test"), ("config", "user.email", "test@example.org")):
+        project.git(*words)
+    project.dvc("init", "--quiet")
+    project.dvc("remote", "add", "--default", "team", str(tmp_path / "remote"))
+    project.dvc("repro")
+    commit(project)
+    return project
+
+
+def commit(project: Project) -> None:
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "Change")
+
+
+@pytest.mark.slow
+def test_corrections_are_no_files_of_git_and_are_shared_when_dvc_is_told_to(project: Project, tmp_path: Path) -> None:
+    folder = project.root / files.CORRECTIONS
+    (folder / ".lock").touch()
+    assert project.dvc("status", "--json") == "{}\n"
+    kept = corrections.keep((PHOTOS / "single_06.jpg").read_bytes(), "0", DIGITS, folder=folder)
+    assert project.git("status", "--porcelain") == ""
+    project.git("rm", "-r", "--cached", "--quiet", str(files.CORRECTIONS))
+    project.dvc("add", str(files.CORRECTIONS))
+    project.dvc("repro")
+    commit(project)
+    project.dvc("push")
+    clone = Project(tmp_path / "clone")
+    project.git("clone", "--quiet", str(project.root), str(clone.root))
+    assert not (clone.root / files.CORRECTIONS).exists()
+    clone.dvc("pull")
+    assert corrections.load(clone.root / files.CORRECTIONS, DIGITS) == [kept]
+    assert clone.dvc("status", "--json") == "{}\n"
+    corrections.keep((PHOTOS / "single_01.jpg").read_bytes(), "1", DIGITS, folder=clone.root / files.CORRECTIONS)
+    assert "Running stage 'prepare'" in clone.dvc("repro")
+    assert clone.git("status", "--porcelain").split() == ["M", "data/corrections.dvc", "M", "dvc.lock"]
 
 
 def test_a_remote_gets_no_digits_of_corrections() -> None:
