@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONPATH PYTHONHOME  # a cluster's modules set them, and its packages would take the place of the locked ones
 
 .DEFAULT_GOAL := repro
-.PHONY: repro test test-fast check ui demo photo gate sweep bench lock clean help setup
+.PHONY: repro test test-fast check ui demo photo learn gate sweep bench lock clean help setup
 
 # DVC refuses a folder without git, as a ZIP file from GitHub makes one, unless it is told that there is none.
 repro: setup  ## run what changed, from MNIST to the photographs (the default)
@@ -54,6 +54,9 @@ photo: setup  ## read a picture, or a folder of them (FILE=five.jpg)
 	@test -n "$(FILE)" || { echo "error: FILE: expected a picture; make photo FILE=five.jpg" >&2; exit 2; }
 	@python -m pipeline.predict_photo "$(FILE)"
 
+learn: setup  ## learn from your corrections, and judge what came of it (SHARE=0.05)
+	@python -m pipeline.learn $(if $(SHARE),--share "$(SHARE)")
+
 gate: setup  ## decide by statistics whether this change may be merged
 	@python -m pipeline.gate
 
@@ -69,7 +72,7 @@ lock: setup  ## resolve pyproject.toml anew into requirements.lock, and with all
 	@$(COMPILE) --constraints requirements-extras.lock --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what is not in git and `make` makes again; mlruns/, the record of your runs, stays
-	@rm -rf data/raw data/prepared models/digits.keras .checkpoints .dvc/cache .dvc/tmp
+	@rm -rf data/raw data/prepared data/prepared-corrections models/digits.keras .checkpoints .dvc/cache .dvc/tmp
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

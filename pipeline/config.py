@@ -103,6 +103,7 @@ class Train(Section):
     instructions: Literal["native", "avx2"]
     precision: Literal["float32", "bfloat16"]
     non_digits: Whole
+    corrections: Share
     augment: Augment
 
     @model_validator(mode="after")

@@ -1,10 +1,11 @@
 """Demo: a page on this machine that reads the digits you draw or drop on it, and shows how.
 
-    python -m pipeline.demo [--port 8000] [--host 0.0.0.0]
+    python -m pipeline.demo [--port 8000] [--host 0.0.0.0] [--no-corrections]
 
 Other machines reach it only with --host, and only with the random token of the address that is printed then.
 
-Reads   models/ and the pictures that the page sends; nothing is kept, and nothing leaves the machine
+Reads   models/ and the pictures that the page sends; nothing leaves the machine
+Writes  data/corrections/: a picture with the digits that it shows, when its reader says so on the page
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import base64
 import contextlib
 import errno
+import functools
 import html
 import io
 import ipaddress
@@ -22,7 +24,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline import console, files, model_card
+from pipeline import console, corrections, files, model_card
 from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
@@ -48,6 +50,7 @@ from pipeline.photos.reading import Digit
 HOST = "127.0.0.1"  # an address that others could reach must be asked for
 LIMIT = 20_000_000  # bytes of a picture: more than a phone's camera makes
 SHOWN = 480  # pixels of the longer side of a step's picture
+THUMBNAIL = 160  # pixels of the longer side of a picture that is kept
 PAGE = Path(__file__).with_name("demo.html")
 HEADERS = {  # the page may speak to this server, and to nothing else
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -69,12 +72,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
     parser.add_argument("--host", default=HOST, help=f"default {HOST}; 0.0.0.0 lets other machines in, with a token")
+    parser.add_argument("--no-corrections", action="store_true", help="keep no picture, whatever the page is told")
     wanted = parser.parse_args(arguments)
     classifier, model = Classifier.load(files.MODELS), model_card.line()
     listener = listen(wanted.port, wanted.host)
     host, port = listener.getsockname()[:2]
     token = "" if host == HOST else secrets.token_urlsafe(16)
-    app = make(classifier, model, token)
+    app = make(classifier, model, token, None if wanted.no_corrections else files.CORRECTIONS)
     if token:
         words = "who has this address, or can read the network's traffic, which is not encrypted, can use the page"
         print(f"warning: --host {wanted.host}: {words}", file=sys.stderr, flush=True)
@@ -145,26 +149,26 @@ class RequireToken:
         return secrets.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
 
 
-def make(classifier: Classifier, model: str, token: str = "") -> Starlette:
+def make(classifier: Classifier, model: str, token: str = "", kept: Path | None = files.CORRECTIONS) -> Starlette:
     """Return the application: the page, and what reads a picture for it; ``model`` is said on the page.
 
-    With a ``token`` all requests must name it. Without, they must name this machine by a loopback name.
+    With a ``token`` all requests must name it. Without, they must name this machine by a loopback name. Corrections are
+    kept in the folder ``kept``, or not at all.
     """
     alone = threading.Lock()  # a LiteRT interpreter answers one at a time
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(PAGE.read_text("utf-8").replace("MODEL", html.escape(model)), headers=HEADERS)
+        text = PAGE.read_text("utf-8").replace("MODEL", html.escape(model))
+        return HTMLResponse(text.replace("KEEPING", "off" if kept is None else "on"), headers=HEADERS)
 
     def answer(content: bytes, one: bool) -> dict[str, Any]:
         with alone:
             return look(content, classifier, one)
 
     async def read(request: Request) -> Response:
-        if not request.headers.get("content-type", "").startswith("image/"):
-            return _refused(415, "expected a picture")
-        content = await _body(request)
-        if content is None:
-            return _refused(413, f"more than {LIMIT // 10**6} MB")
+        content = await _picture(request)
+        if isinstance(content, Response):
+            return content
         try:
             return JSONResponse(await run_in_threadpool(answer, content, "one" in request.query_params))
         except UnreadableError as error:
@@ -174,7 +178,61 @@ def make(classifier: Classifier, model: str, token: str = "") -> Starlette:
     # or the token, which it does not know.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     guard = Middleware(RequireToken, token=token) if token else hosts
-    return Starlette(routes=[Route("/", page), Route("/read", read, methods=["POST"])], middleware=[guard])
+    routes = [Route("/", page), Route("/read", read, methods=["POST"])]
+    if kept is not None:
+        routes += [Route("/corrections", keeping(kept, classifier.classes), methods=["GET", "POST", "DELETE"])]
+    return Starlette(routes=routes, middleware=[guard])
+
+
+def keeping(folder: Path, classes: Sequence[str]) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers for the corrections in a folder: GET lists them, POST keeps one, DELETE deletes one.
+
+    Another site's page can do nothing of it: a browser asks this server first, and gets no permission.
+    """
+
+    async def answer(request: Request) -> Response:
+        named = request.query_params.get
+        work: Callable[[], Any] = functools.partial(listed, folder, classes)
+        if request.method == "POST":
+            content = await _picture(request)
+            if isinstance(content, Response):
+                return content
+            label, writer = named("label", ""), named("writer", "")
+            work = functools.partial(corrections.keep, content, label, classes, writer=writer, folder=folder)
+        elif request.method == "DELETE":
+            work = functools.partial(corrections.delete, named("file", ""), classes, folder)
+        try:
+            found = await run_in_threadpool(work)
+        except UserError as error:
+            return _refused(422, str(error))
+        except OSError as error:
+            return _refused(507, f"{folder}: {error.strerror or error}; nothing has changed")
+        return JSONResponse(vars(found) if isinstance(found, corrections.Correction) else found or [])
+
+    return answer
+
+
+def listed(folder: Path, classes: Sequence[str]) -> list[dict[str, str]]:
+    """Return what is kept in a folder, the newest first, each with a small picture."""
+    kept = corrections.load(folder, classes)
+    return [vars(each) | {"picture": thumbnail(folder / each.file)} for each in reversed(kept)]
+
+
+@functools.lru_cache(1000)  # named by their content
+def thumbnail(path: Path) -> str:
+    """Return a picture upright, grey and small, as the page shows it; nothing where it cannot be read."""
+    try:
+        return _embed(_small(photo.open_picture(path, longest=THUMBNAIL).grey))
+    except UnreadableError:
+        return ""
+
+
+async def _picture(request: Request) -> bytes | Response:
+    """Return the picture that a request brings, or the refusal of one that brings none."""
+    if not request.headers.get("content-type", "").startswith("image/"):
+        return _refused(415, "expected a picture")
+    content = await _body(request)
+    return _refused(413, f"more than {LIMIT // 10**6} MB") if content is None else content
 
 
 async def _body(request: Request) -> bytes | None:

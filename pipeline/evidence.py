@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from pipeline.console import UserError
 METRICS, PREDICTIONS, TRAIN, PHOTOS = (
     f"{files.REPORTS}/{name}" for name in ("metrics.json", "predictions.csv", "train.json", "photos.json")
 )
+NETWORK, CALIBRATION = (f"{files.MODELS}/{name}" for name in ("digits.tflite", "calibration.json"))
 # A clone for a pull request has no `main` of its own, and that of a fork may be old.
 MAIN = ("main", "origin/main", "upstream/main")
 Reader = Callable[[str], bytes | None]
@@ -35,7 +36,8 @@ class Evidence:
     """The reports of one model, and the parameters (flat, dotted) that made it.
 
     ``labels`` and ``predictions`` are uint8 [n], ``confidence`` [n] the probability of each prediction.
-    ``model_sha256`` is the digest of the model's file itself, where there is one.
+    ``model_sha256`` is the digest of the model's file itself, where there is one; ``network`` holds the exported
+    network and its calibration by their paths, where both are there.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Evidence:
     predictions: np.ndarray
     confidence: np.ndarray
     model_sha256: str = ""
+    network: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -102,7 +105,9 @@ def read(name: str, reader: Reader, model_sha256: str = "") -> Evidence:
     labels, predictions, confidence = _answers(name, contents[PREDICTIONS] or b"")
     metrics, train, photos = (_mapping(name, path, contents[path] or b"") for path in (METRICS, TRAIN, PHOTOS))
     params = flat(_mapping(name, str(files.PARAMS), contents[str(files.PARAMS)] or b""))
-    return Evidence(name, metrics, train, photos, params, labels, predictions, confidence, model_sha256)
+    network = {path: reader(path) or b"" for path in (NETWORK, CALIBRATION)}
+    network = network if all(network.values()) else {}
+    return Evidence(name, metrics, train, photos, params, labels, predictions, confidence, model_sha256, network)
 
 
 def _mapping(name: str, path: str, content: bytes) -> dict[str, Any]:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMS, RAW, PREPARED, MODELS, REPORTS, PHOTOS = (
     Path(name) for name in ("params.yaml", "data/raw", "data/prepared", "models", "reports", "data/photos")
 )
+CORRECTIONS, PREPARED_CORRECTIONS = Path("data/corrections"), Path("data/prepared-corrections")
 
 
 def workspace() -> Path:

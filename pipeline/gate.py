@@ -6,7 +6,9 @@ Judges the reports of the workspace (or of REVISION, from git alone) by the `gat
 ceilings of their own, and a paired comparison with the same images in a base, by default the merge base with `main`.
 A workspace that passes becomes the registry's challenger; --promote judges it against the champion and takes its place.
 
-Writes  reports/gate.md, made for a pull request's comment
+Where there are corrections, both networks read the half of them that nothing learns from.
+
+Writes  reports/gate.md, made for a pull request's comment; reports/corrections.json, where there are corrections
 Exits   0 pass, also with warnings · 1 fail · 2 usage or configuration · 4 cannot be compared: never a silent pass
 """
 
@@ -18,9 +20,11 @@ import math
 import operator
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +33,7 @@ from pipeline import config, console, evidence, files, scoring
 from pipeline.console import UserError
 from pipeline.evidence import Evidence, IncomparableError
 
-PAGE = files.REPORTS / "gate.md"
+PAGE, CORRECTIONS = files.REPORTS / "gate.md", files.REPORTS / "corrections.json"
 CHAMPION = "champion"
 FLOORS = ("test_accuracy_low", "photo_accuracy")
 CEILINGS = ("calibration_error_high", "model_bytes", "multiply_adds")
@@ -101,10 +105,14 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def judge(revision: str = "", against: str = "") -> tuple[list[Check], Evidence | IncomparableError]:
     """Judge ``revision``, or the workspace, against a base; write the page; return the checks and the base."""
     limits = config.load().gate
-    PAGE.unlink(missing_ok=True)  # an old verdict must not outlive a gate that could not run
+    for path in (PAGE, CORRECTIONS):  # an old verdict must not outlive a gate that could not run
+        path.unlink(missing_ok=True)
     challenger = attempt(lambda: evidence.of_revision(revision) if revision else evidence.of_workspace())
     base = attempt(lambda: _of_champion() if against == CHAMPION else _of_base(revision, against))
     checks = [*([] if revision else [check_dvc_status(dvc_status())]), *decide(challenger, base, limits)]
+    if found := measure_corrections(challenger, base):
+        files.write_json(CORRECTIONS, found)
+        checks.append(check_corrections(found, limits))
     files.write_text(PAGE, render(checks, challenger, base))
     return checks, base
 
@@ -231,6 +239,54 @@ def check_paired(lost: int, won: int, images: int, limits: config.Gate) -> list[
             f"above {_points(-limits.margin)}",
         ),
     ]
+
+
+def measure_corrections(challenger: Evidence | IncomparableError, base: Evidence | IncomparableError) -> dict[str, Any]:
+    """Return how both networks read the half of the corrections that nothing learns from; {} where there is none.
+
+    A base whose network is not there, such as the registry's, has no figures.
+    """
+    if isinstance(challenger, IncomparableError) or not challenger.network or not files.CORRECTIONS.is_dir():
+        return {}
+    from pipeline import corrections  # imported here, since hardly anyone who asks the gate waits for OpenCV
+
+    measured = corrections.split(corrections.load(files.CORRECTIONS, config.load().data.classes)).measured
+    if not measured:
+        return {}
+    now = corrections.read_right(measured, _classifier(challenger))
+    found = {"measured": len(now), "right": int(now.sum()), "model_sha256": challenger.metrics["model_sha256"]}
+    if isinstance(base, IncomparableError) or not base.network:
+        return found
+    before = corrections.read_right(measured, _classifier(base))
+    lost, won = int((before & ~now).sum()), int((~before & now).sum())
+    low, high = scoring.difference_interval(lost, won, len(now))
+    found |= {"right_before": int(before.sum()), "lost": lost, "won": won}
+    return found | {"difference_low": round(low, scoring.PLACES), "difference_high": round(high, scoring.PLACES)}
+
+
+def _classifier(side: Evidence) -> Any:
+    from pipeline.learning.classifier import Classifier
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in side.network.items():
+            files.write_bytes(Path(folder, Path(path).name), content)
+        return Classifier.load(Path(folder))
+
+
+def check_corrections(found: Mapping[str, Any], limits: config.Gate) -> Check:
+    """Check by the corrections that are measured that the challenger is not shown to read them worse."""
+    asked, now = f"at least {limits.worse_p}", f"{found['right']} of {found['measured']} right"
+    if "right_before" not in found:
+        return Check("corrections", Verdict.WARNED, f"{now}; the base has no network here to compare with", asked)
+    p = scoring.mcnemar(found["lost"], found["won"])
+    before = f"{found['right_before']} of {found['measured']} right before"
+    words = f"p = {p:.2g}: {before}, {found['right']} now {interval(found)}"
+    return Check("corrections", Verdict.FAILED if p < limits.worse_p else Verdict.PASSED, words, asked)
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """Return the 95% interval of the paired difference of corrections read right, in points (Tango 1998)."""
+    return f"[{found['difference_low'] * 100:+.1f}, {found['difference_high'] * 100:+.1f}]"
 
 
 def reasons_not_comparable(challenger: Evidence, base: Evidence) -> Iterator[str]:

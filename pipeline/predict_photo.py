@@ -6,7 +6,7 @@ Expect  a photo accuracy of 0.95 or so on the 60 rendered pictures.
 
 As a command, ``python -m pipeline.predict_photo PATH...`` reads files, folders and standard input (``-``): a table, or
 with ``--json`` one list with an object a picture. ``--one`` takes each picture for one digit; ``--explain OUT.png``
-draws the steps from a photograph to its answer.
+draws the steps from a photograph to its answer. ``--correct DIGITS`` keeps the picture with the digits that it shows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import console, files, model_card, scoring
+from pipeline import console, corrections, files, model_card, scoring
 from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading, sheet
+from pipeline.photos.photo import Picture
 from pipeline.photos.reading import Reading
 from pipeline.photos.sheet import Card
 
@@ -65,9 +66,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--one", action="store_true", help="each picture holds exactly one digit: take the one it is about"
     )
     parser.add_argument("--explain", type=Path, metavar="OUT.png", help="draw how the (only) picture is read")
+    parser.add_argument("--correct", metavar="DIGITS", help="keep the (only) picture with the digits that it shows")
+    parser.add_argument("--writer", metavar="NAME", default="", help="who wrote the picture that is kept")
     options = parser.parse_args(arguments)
-    if options.explain and len(options.paths) != 1:
-        raise UserError(f"--explain: expected one picture, found {len(options.paths)}")
+    for name in ("explain", "correct"):
+        if getattr(options, name) is not None and len(options.paths) != 1:
+            raise UserError(f"--{name}: expected one picture, found {len(options.paths)}")
+    if options.writer and options.correct is None:
+        raise UserError("--writer: expected --correct DIGITS, which keeps a picture")
     if (options.json or options.one) and not options.paths:
         raise UserError("--json and --one: expected pictures to read; name a file, a folder or - for standard input")
     return options
@@ -77,21 +83,32 @@ def answer(options: argparse.Namespace) -> int:
     """Read what the command line names and print it; the exit status is 1 when a picture was unreadable."""
     classifier = Classifier.load(files.MODELS)
     print(model_card.line(), file=sys.stderr)
-    cards = [read_file(name, source, classifier, options.one) for name, source in sources(options.paths)]
+    pictures = list(sources(options.paths))
+    cards = [read_file(name, source, classifier, options.one) for name, source in pictures]
     if options.explain:
-        write_explanation(cards, classifier, options.explain)
-    found = [object_of(card) for card in cards]
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else table(found))
+        picture, found = only(cards, "--explain")
+        files.write_bytes(options.explain, sheet.png(sheet.explain(picture, found, classifier)))
+    rows = [object_of(card) for card in cards]
+    print(json.dumps(rows, indent=2, ensure_ascii=False) if options.json else table(rows))
+    if options.correct is not None:
+        only(cards, "--correct")
+        print(f"kept: {correct(pictures[0][1], options, classifier.classes)}", file=sys.stderr)
     return int(any(card.picture is None for card in cards))
 
 
-def write_explanation(cards: Sequence[Card], classifier: Classifier, path: Path) -> None:
-    """Draw the steps of the only picture; raise ``UserError`` where there are several, or it is unreadable."""
+def only(cards: Sequence[Card], option: str) -> tuple[Picture, Reading]:
+    """Return the only picture with its reading; raise ``UserError`` where there are several, or it is unreadable."""
     if len(cards) != 1:
-        raise UserError(f"--explain: expected one picture, found {len(cards)}")
+        raise UserError(f"{option}: expected one picture, found {len(cards)}")
     if cards[0].picture is None:
-        raise UserError(f"--explain: {cards[0].file}: {cards[0].reading.reason}")
-    files.write_bytes(path, sheet.png(sheet.explain(cards[0].picture, cards[0].reading, classifier)))
+        raise UserError(f"{option}: {cards[0].file}: {cards[0].reading.reason}")
+    return cards[0].picture, cards[0].reading
+
+
+def correct(source: Path | bytes, options: argparse.Namespace, classes: Sequence[str]) -> Path:
+    """Keep a picture with its label and return its file."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return files.CORRECTIONS / corrections.keep(content, options.correct, classes, writer=options.writer).file
 
 
 def sources(names: Sequence[str]) -> Iterator[tuple[str, Path | bytes]]:

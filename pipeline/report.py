@@ -39,6 +39,7 @@ NEEDED = {  # keys that the page shows of a report, where there is one: those wi
     "data": ((), ("train_images", "validation_images", "test_images")),
     "photos": ((), ("photos_read", "photos_unsure")),
     "provenance": (("code_sha256", "data_sha256", "params_sha256"), ()),
+    "corrections": (("model_sha256",), ("measured", "right")),
 }
 LABELLED = ("photo_accuracy", "photo_accuracy_low", "photo_accuracy_high", "photos_scored")  # where labels are known
 TABLES = {  # columns that must be numbers
@@ -98,14 +99,14 @@ def render(reports: Path, commit: str) -> str:
 
 def collect(reports: Path) -> dict[str, Any]:
     """Return all that the page shows, from the reports in a folder."""
-    metrics, train, data, photos, made_of = (_json(reports, name) for name in NEEDED)
+    metrics, train, data, photos, made_of, corrections = (_json(reports, name) for name in NEEDED)
     rows = {name: _csv(reports, name) for name in TABLES}
     params = _params()
     about = {"name": "", "title": "", "classes": []} | params.get("data", {})
     return {
         "title": about["title"],
         "metrics": metrics,
-        "facts": headline(metrics, train, photos),
+        "facts": [*headline(metrics, train, photos), *corrected(corrections, metrics.get("model_sha256", ""))],
         "interval": _interval(metrics, params.get("gate", {}).get("test_accuracy_low", 0.0)),
         "charts": _charts(rows["history"], rows["calibration"], int(train.get("best_epoch", 0))),
         "history": _table(rows["history"]),
@@ -148,6 +149,14 @@ def headline(
         work = f"{metrics['multiply_adds'] / 1e6:.1f} million multiply-adds an answer"
         found += [("size", f"{metrics['model_bytes'] / 1000:.0f} kB", work)]
     return found
+
+
+def corrected(found: Mapping[str, Any], model: str) -> list[tuple[str, str, str]]:
+    """Return what the gate found of the corrections that nothing learns from; nothing if that is of another model."""
+    if found.get("model_sha256") != model or not found:
+        return []
+    before = f", {found['right_before']} with the base" if "right_before" in found else ""
+    return [("corrections", f"{found['right']} of {found['measured']}", f"read right, not learned from{before}")]
 
 
 def _interval(metrics: Mapping[str, Any], floor: float) -> Markup | None:

@@ -64,6 +64,12 @@ def difference_bound(lost: int, won: int, images: int, p: float) -> float:
     return low
 
 
+def difference_interval(lost: int, won: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the two-sided interval of a paired difference of accuracy, after minus before (Tango 1998)."""
+    p = (1 - confidence) / 2
+    return difference_bound(lost, won, images, p), -difference_bound(won, lost, images, p)
+
+
 def _tango(lost: int, won: int, images: int, difference: float) -> float:
     """Return Tango's statistic: standard errors between what was seen and a true ``difference``."""
     spread = difference * (1 - difference)

@@ -15,7 +15,7 @@ import pytest
 from conftest import Project, environment
 from PIL import Image
 
-from pipeline import config, demo, files, provenance, report, tracking, ui
+from pipeline import config, corrections, demo, files, provenance, report, tracking, ui
 from pipeline.store import open_store
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -389,12 +389,66 @@ def test_a_blank_sheet_is_no_digit(screen: Any, demo_page: str, tmp_path: Path) 
     assert all_texts(screen, "#text") == [""]
 
 
+def kept(project: Project) -> list[tuple[str, str]]:
+    return [(each.label, each.writer) for each in corrections.load(project.root / files.CORRECTIONS, config.DIGITS)]
+
+
+def press(browser: Any, selector: str) -> None:
+    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, selector))
+
+
+def test_an_answer_is_said_to_be_wrong_or_right_and_what_was_kept_is_deleted(
+    screen: Any, demo_page: str, project: Project
+) -> None:
+    look(screen, demo_page)
+    assert not screen.find_element(By.ID, "correction").is_displayed()
+    draw(screen, [(0.52, 0.2), (0.5, 0.5), (0.48, 0.8)])
+    wait("the answer", lambda: screen.find_element(By.ID, "right").is_displayed())
+    screen.find_element(By.ID, "wrong").click()
+    screen.find_element(By.ID, "label").send_keys("x")
+    press(screen, "#shown button")
+    wait("the reason", lambda: all_texts(screen, "#said")[0].startswith("Not kept: label '1x': expected what"))
+    assert kept(project) == []
+    screen.find_element(By.ID, "writer").send_keys("Ada")
+    screen.find_element(By.ID, "label").clear()
+    screen.find_element(By.ID, "label").send_keys("7")
+    press(screen, "#shown button")
+    wait("a word", lambda: all_texts(screen, "#said") == ["Kept as 7."])
+    assert kept(project) == [("7", "Ada")]
+    press(screen, "#clear")
+    draw(screen, [(0.5, 0.2), (0.5, 0.8)])
+    wait("the answer", lambda: screen.find_element(By.ID, "right").is_displayed())
+    screen.find_element(By.ID, "right").click()
+    wait("a word", lambda: all_texts(screen, "#said") == ["Kept as 1."])
+    press(screen, "#view summary")
+    wait("what is kept", lambda: all_texts(screen, "#kept strong") == ["1", "7"])
+    press(screen, "#kept li:nth-child(2) button")
+    wait("what is left", lambda: all_texts(screen, "#kept strong") == ["1"])
+    assert kept(project) == [("1", "Ada")]
+
+
+def test_the_page_does_not_ask_whether_an_answer_is_right_when_it_is_told_not_to(screen: Any, demo_page: str) -> None:
+    look(screen, demo_page)
+    press(screen, "#keep")
+    for _ in range(2):  # the second time it remembers
+        draw(screen, [(0.52, 0.2), (0.5, 0.5), (0.48, 0.8)])
+        wait("the answer", lambda: all_texts(screen, "#digits table"))
+        assert not screen.find_element(By.ID, "correction").is_displayed()
+        screen.refresh()
+    press(screen, "#keep")
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390], ids=["wide", "phone"])
 def test_everyone_can_use_the_demo(screen: Any, demo_page: str, width: int, dark: bool) -> None:
     look(screen, demo_page, dark=dark, width=width)
     draw(screen, [(0.52, 0.2), (0.5, 0.5), (0.48, 0.8)])
     wait("the answer", lambda: all_texts(screen, "#digits table"))
+    press(screen, "#right")
+    wait("a word", lambda: all_texts(screen, "#said") == ["Kept as 1."])
+    press(screen, "#wrong")
+    press(screen, "#view summary")
+    wait("what is kept", lambda: all_texts(screen, "#kept strong"))
     screen.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
     assert violations(screen) == []
     assert screen.execute_script("return document.documentElement.scrollWidth") <= width

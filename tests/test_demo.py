@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,19 +14,22 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pytest
 from conftest import Project, environment
 from PIL import Image, ImageDraw
 
-from pipeline import demo
+from pipeline import corrections, demo, files
+from pipeline.config import DIGITS
 from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo
 
-Answer = tuple[int, dict]
+Answer = tuple[int, Any]
 
 
 def picture(*strokes: list[tuple[int, int]], size: int = 200) -> bytes:
@@ -74,15 +78,15 @@ def post(server: str, content: bytes, kind: str = "image/png", query: str = "") 
     return ask(f"{server}/read{query}", content, {"Content-Type": kind})
 
 
-def ask(address: str, content: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+def ask(address: str, content: bytes | None = None, headers: dict[str, str] | None = None, method: str = "") -> Answer:
     """Return the status of a reply, and the JSON in it; nothing where it is a page."""
-    request = urllib.request.Request(address, content, headers or {})  # noqa: S310
+    request = urllib.request.Request(address, content, headers or {}, method=method or None)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
             return reply.status, json.load(reply) if reply.headers.get_content_subtype() == "json" else {}
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, json.load(error)
+            return error.code, json.load(error) if error.headers.get_content_subtype() == "json" else {}
 
 
 @pytest.mark.slow
@@ -166,6 +170,111 @@ def test_pictures_that_come_at_once_get_the_answers_that_they_get_alone(server: 
     assert untimed[:4] == [{**post(server, content)[1], "milliseconds": 0} for content in pictures[:4]]
 
 
+# Corrections
+
+
+@pytest.fixture(scope="module")
+def place(made_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project that has a model and nothing else."""
+    root = tmp_path_factory.mktemp("place")
+    for name in ("models", "pipeline", "reports"):
+        (root / name).symlink_to(made_once.root / name)
+    return Project(root)
+
+
+@pytest.fixture(scope="module")
+def keeper(place: Project) -> Iterator[str]:
+    with serving(place) as address:
+        yield f"{address}/corrections"
+
+
+@pytest.fixture
+def folder(place: Project) -> Iterator[Path]:
+    """Return the folder of the corrections, which is not there yet."""
+    yield place.root / files.CORRECTIONS
+    shutil.rmtree(place.root / "data", ignore_errors=True)
+
+
+def correct(keeper: str, content: bytes, label: str, writer: str = "", kind: str = "image/png") -> Answer:
+    return ask(f"{keeper}?{urlencode({'label': label, 'writer': writer})}", content, {"Content-Type": kind})
+
+
+def delete(keeper: str, file: str) -> Answer:
+    return ask(f"{keeper}?{urlencode({'file': file})}", method="DELETE")
+
+
+def labels_of(folder: Path) -> list[str]:
+    return [each.label for each in corrections.load(folder, DIGITS)]
+
+
+@pytest.mark.slow
+def test_a_correction_is_kept_listed_and_deleted(keeper: str, folder: Path) -> None:
+    status, kept = correct(keeper, ONE, "7", "Ada")
+    assert (status, kept["label"], kept["writer"]) == (200, "7", "Ada")
+    assert (folder / kept["file"]).read_bytes() == ONE
+    correct(keeper, TWO_ONES, "11")
+    newest, oldest = ask(keeper)[1]
+    assert (newest["label"], oldest["label"]) == ("11", "7")
+    assert oldest["file"] == kept["file"]
+    assert decoded(oldest["picture"]).size == (160, 160)
+    assert delete(keeper, kept["file"])[0] == 200
+    assert labels_of(folder) == ["11"]
+    assert not (folder / kept["file"]).exists()
+
+
+@pytest.mark.slow
+def test_reading_keeps_nothing(keeper: str, folder: Path) -> None:
+    assert post(keeper.removesuffix("/corrections"), ONE)[0] == 200
+    assert ask(keeper) == (200, [])
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_kept_is_refused_with_a_reason(keeper: str, folder: Path) -> None:
+    status, found = correct(keeper, ONE, "five")
+    assert (status, found["error"][:46]) == (422, "label 'five': expected what the picture shows,")
+    assert correct(keeper, ONE, "1" * 301)[1]["error"].startswith("label of 301 digits: expected at most 300")
+    assert correct(keeper, b"", "1") == (422, {"error": "not kept: not a picture: the file is empty"})
+    assert correct(keeper, b"1", "1", kind="text/plain") == (415, {"error": "expected a picture"})
+    assert correct(keeper, bytes(demo.LIMIT + 1), "1")[0] == 413
+    assert delete(keeper, "../../five.png")[0] == 422
+    assert labels_of(folder) == []
+
+
+@pytest.mark.slow
+def test_a_labels_csv_that_was_edited_badly_is_named_with_its_row(keeper: str, folder: Path) -> None:
+    correct(keeper, ONE, "1")
+    table = folder / "labels.csv"
+    table.write_text(f"{table.read_text()}none.png,1,\n")
+    for _, found in (correct(keeper, TWO_ONES, "11"), ask(keeper)):
+        assert found["error"].startswith(f"{files.CORRECTIONS}/labels.csv, row 3: expected the name of a picture")
+    assert len(list(folder.glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_one_line(keeper: str, folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file where the folder should be")
+    assert correct(keeper, ONE, "1") == (507, {"error": "data/corrections: File exists; nothing has changed"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_another_sites_page_is_not_permitted_to_keep_or_to_delete(keeper: str, method: str) -> None:
+    asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Headers": "content-type"}
+    asked |= {"Access-Control-Request-Method": method}
+    assert ask(keeper, headers=asked, method="OPTIONS") == (405, {})
+
+
+@pytest.mark.slow
+def test_keeping_can_be_switched_off(place: Project, folder: Path) -> None:
+    with serving(place, "--no-corrections") as address:
+        assert ask(address)[0] == 200
+        for method in ("GET", "POST", "DELETE"):
+            assert ask(f"{address}/corrections?label=1", ONE, {"Content-Type": "image/png"}, method)[0] == 404
+    assert not folder.exists()
+
+
 # Other machines
 
 ONE_TURNED = picture([(30, 105), (170, 100)])
@@ -205,8 +314,10 @@ def test_without_its_token_nothing_is_answered(shared: str, query: str) -> None:
     named = query.format(token=urlsplit(shared).query.removeprefix("token=")).replace("\u00e9", "%C3%A9")
     refused = (403, {"error": "expected the address with its token, as `make demo` printed it"})
     for base in elsewhere(shared):
-        assert [ask(f"{base}/{path}{named}") for path in ("", "read", "none")] == [refused] * 3
+        assert [ask(f"{base}/{path}{named}") for path in ("", "read", "corrections", "none")] == [refused] * 4
         assert post(base, ONE, query=named) == refused
+        for method in ("POST", "DELETE"):
+            assert ask(f"{base}/corrections{named}", method=method) == refused
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The gate passes what is as good, fails what is shown to be worse, and never passes what it could not compare."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gate as benchmark
-from pipeline import config, console, evidence, files, gate
+from pipeline import config, console, corrections, evidence, files, gate
 from pipeline.evidence import IncomparableError
 from pipeline.gate import Verdict
 
@@ -241,6 +242,78 @@ def test_the_rates_of_the_benchmark_are_those_of_a_fresh_run():
     assert fresh == files.read_csv(files.ROOT / benchmark.REPORT)
 
 
+# Corrections
+
+READER = Path(__file__).parent / "reader"
+
+
+def with_network(side, classes=config.DIGITS):
+    """Return evidence of the tests' network, which answers in names of ``classes``."""
+    calibration = files.read_json(READER / "calibration.json") | {"classes": classes}
+    content = {evidence.NETWORK: (READER / "digits.tflite").read_bytes(), evidence.CALIBRATION: json.dumps(calibration)}
+    return replace(side, network=content | {evidence.CALIBRATION: content[evidence.CALIBRATION].encode()})
+
+
+MISNAMED = ("1", "0", "3", "2", "5", "4", "7", "6", "9", "8")
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Keep photographs in a folder, the current one; return how many of them are measured."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files.ROOT / "params.yaml", tmp_path)
+    photos = files.ROOT / files.PHOTOS
+    for row in files.read_csv(photos / "labels.csv"):
+        if len(row["label"]) == 1 and row["file"] < "single_21":
+            corrections.keep((photos / row["file"]).read_bytes(), row["label"], config.DIGITS)
+    found = corrections.split(corrections.load(files.CORRECTIONS, config.DIGITS))
+    assert found.learned
+    assert len(found.measured) > 7
+    return len(found.measured)
+
+
+def test_corrections_that_nothing_learns_from_are_read_by_both_networks(measured):
+    base, challenger = pair()
+    found = gate.measure_corrections(with_network(challenger), with_network(base, MISNAMED))
+    assert (found["measured"], found["right_before"], found["lost"]) == (measured, 0, 0)
+    assert found["right"] == found["won"] > 0.8 * measured
+    assert 0 < found["difference_low"] < found["right"] / measured <= found["difference_high"] <= 1
+    check = gate.check_corrections(found, LIMITS)
+    assert (check.name, check.verdict) == ("corrections", Verdict.PASSED)
+    assert check.found.startswith(f"p = 1: 0 of {measured} right before, {found['right']} now [+")
+
+
+def test_a_model_that_reads_corrections_worse_fails(measured):
+    base, challenger = pair()
+    found = gate.measure_corrections(with_network(challenger, MISNAMED), with_network(base))
+    assert found["lost"] > 0.8 * measured
+    assert gate.check_corrections(found, LIMITS).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(("lost", "won", "words"), [(1, 9, "[+4.5, +29.3]"), (9, 1, "[-29.3, -4.5]")])
+def test_the_interval_of_the_corrections_has_two_sides(lost, won, words):
+    low, high = gate.scoring.difference_interval(lost, won, 50)
+    assert gate.interval({"difference_low": low, "difference_high": high}) == words
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_base_without_its_network_is_a_warning():
+    base, challenger = pair()
+    for nothing in (base, IncomparableError("no baseline")):
+        check = gate.check_corrections(gate.measure_corrections(with_network(challenger), nothing), LIMITS)
+        assert check.verdict is Verdict.WARNED
+        assert check.found.endswith("right; the base has no network here to compare with")
+
+
+def test_without_corrections_there_is_no_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files.ROOT / "params.yaml", tmp_path)
+    base, challenger = map(with_network, pair())
+    assert gate.measure_corrections(challenger, base) == {}
+    files.CORRECTIONS.mkdir(parents=True)
+    assert gate.measure_corrections(challenger, base) == {}
+
+
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory):
     """Make a repository with DVC whose first commit has the reports of a base; for copying only."""
@@ -300,6 +373,26 @@ def test_a_change_is_judged_against_the_last_commit():
     lay_out(pair(lost=60, won=20)[1])
     assert judged() == 1
     assert page().startswith("# Gate: fail\n")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_the_page_and_a_report_say_what_came_of_the_corrections():
+    shutil.copytree(READER, files.MODELS)
+    commit(Path())
+    lay_out(pair(won=20)[1])
+    assert judged("", "HEAD") == 0
+    assert "corrections" not in page()
+    photo = files.ROOT / files.PHOTOS / "single_06.jpg"
+    kept = corrections.keep(photo.read_bytes(), "0", config.DIGITS, writer="Ada")
+    assert corrections.is_measured(kept)
+    assert judged("", "HEAD") == 0
+    assert "| corrections | pass | p = 1: " in page()
+    found = files.read_json(files.REPORTS / "corrections.json")
+    assert (found["measured"], found["right_before"]) == (1, found["right"])
+    corrections.delete(kept.file, config.DIGITS)
+    assert judged("", "HEAD") == 0
+    assert not (files.REPORTS / "corrections.json").exists()
 
 
 @pytest.mark.slow

@@ -169,6 +169,53 @@ def test_an_explanation_of_two_pictures_is_refused():
 
 
 @pytest.mark.slow
+def correct(*arguments):
+    return predict_photo.main(["--correct", *map(str, arguments)])
+
+
+def kept(folder):
+    path = folder / files.CORRECTIONS / "labels.csv"
+    return [(row["label"], row["writer"]) for row in files.read_csv(path)] if path.exists() else []
+
+
+def test_a_picture_is_kept_with_the_digits_that_it_shows(workplace, capsys):
+    assert correct("1000", SHIPPED / "single_06.jpg", "--writer", "Ada") == 0
+    name = f"{files.sha256(SHIPPED / 'single_06.jpg')[:16]}.jpg"
+    assert capsys.readouterr().err.endswith(f"\nkept: data/corrections/{name}\n")
+    assert (workplace / "data/corrections" / name).read_bytes() == (SHIPPED / "single_06.jpg").read_bytes()
+    assert kept(workplace) == [("1000", "Ada")]
+
+
+def test_a_picture_from_standard_input_is_kept(workplace):
+    command = [sys.executable, "-m", "pipeline.predict_photo", "--correct", "7", "-"]
+    content = (SHIPPED / "single_06.jpg").read_bytes()
+    subprocess.run(command, input=content, env=os.environ | {"PYTHONPATH": str(files.ROOT)}, check=True)
+    assert kept(workplace) == [("7", "")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("five", SHIPPED / "single_06.jpg"), "^label 'five': expected what the picture shows, in names of 0, 1"),
+        (("", SHIPPED / "single_06.jpg"), "^label '': expected"),
+        (("5", SHIPPED), "^--correct: expected one picture, found 60$"),
+        (("5", SHIPPED / "single_06.jpg", SHIPPED / "single_01.jpg"), "^--correct: expected one picture, found 2$"),
+        (("5", "none.jpg"), "^--correct: none.jpg: no such file$"),
+        (("5",), "^--correct: expected one picture, found 0$"),
+    ],
+)
+def test_what_cannot_be_kept_is_one_line_and_nothing_is_kept(workplace, arguments, reason):
+    with pytest.raises(UserError, match=reason):
+        correct(*arguments)
+    assert kept(workplace) == []
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_writer_without_a_correction_is_refused():
+    with pytest.raises(UserError, match="--writer: expected --correct"):
+        predict_photo.main(["--writer", "Ada", str(SHIPPED / "single_06.jpg")])
+
+
 def test_the_shipped_pictures_are_read(classifier):
     cards = list(predict_photo.read_folder(SHIPPED, classifier))
     metrics = predict_photo.score(cards)

@@ -43,6 +43,7 @@ TRAIN = {
     "parameters": 53578,
     "stopped_early": True,
 }
+CORRECTIONS = {"measured": 50, "right": 49, "right_before": 41, "model_sha256": MODEL}
 HISTORY = [(1, 0.5, 0.85, 0.2, 0.95), (2, 0.2, 0.94, 0.1, 0.97), (3, 0.1, 0.96, 0.12, 0.96)]
 PREDICTIONS = [(0, 7, 7, 0.99), (1, 7, 1, 0.6), (2, 7, 9, 0.95), (3, 4, 4, 0.9), (4, 9, 9, 1.0)]
 GATE = f"""# Gate: warn
@@ -76,6 +77,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     uses = {"train_images": 48000, "validation_images": 12000, "test_images": 10000}
     files.write_json(folder / "data.json", uses)
     files.write_json(folder / "provenance.json", {f"{name}_sha256": "d" * 64 for name in ("code", "data", "params")})
+    files.write_json(folder / "corrections.json", CORRECTIONS)
     write(folder / "history.csv", "epoch loss accuracy val_loss val_accuracy", HISTORY)
     write(folder / "predictions.csv", "index label prediction probability", PREDICTIONS)
     write(folder / "calibration.csv", "probability accuracy images", [(0.6, 0.5, 2), (0.97, 1.0, 3)])
@@ -197,6 +199,17 @@ def test_the_page_begins_with_the_verdict_of_the_gate(reports: Path) -> None:
 def test_a_verdict_on_another_model_is_left_out(reports: Path) -> None:
     files.write_text(reports / "gate.md", GATE.replace(MODEL[:12], "e" * 12))
     assert "Gate" not in rendered(reports)
+
+
+def test_corrections_have_a_line_of_their_own(reports: Path) -> None:
+    def line() -> str:
+        return "".join(re.findall(r"<dt>corrections</dt><dd>(.*?)</dd>", report.render(reports, "Commit")))
+
+    assert line() == "49 of 50<small>read right, not learned from, 41 with the base</small>"
+    files.write_json(reports / "corrections.json", CORRECTIONS | {"model_sha256": "e" * 64})
+    assert line() == ""
+    (reports / "corrections.json").unlink()
+    assert line() == ""
 
 
 def test_a_verdict_that_names_no_model_is_shown(reports: Path) -> None:

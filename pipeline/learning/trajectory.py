@@ -46,7 +46,7 @@ History = Sequence[Metrics]
 class Digits:
     """The images to learn from and those that decide: uint8 [n, 28, 28], labels uint8 [n]; and their digest.
 
-    ``classes`` are the names of the labels 0, 1...
+    ``classes`` are the names of the labels 0, 1...; ``corrected`` are the images of corrections, and their labels.
     """
 
     images: np.ndarray
@@ -55,10 +55,11 @@ class Digits:
     val_labels: np.ndarray
     sha256: str
     classes: tuple[str, ...] = DIGITS
+    corrected: tuple[np.ndarray, np.ndarray] = (np.empty((0, 28, 28), np.uint8), np.empty(0, np.uint8))
 
 
-def load_digits(folder: Path) -> Digits:
-    """Read what `preprocess` wrote; the test digits stay unread."""
+def load_digits(folder: Path, corrections: Path = files.PREPARED_CORRECTIONS) -> Digits:
+    """Read what `preprocess` and `prepare-corrections` wrote; the test digits stay unread."""
     names = [f"{part}-{kind}.npy" for part in ("train", "validation") for kind in ("images", "labels")]
     names.append("classes.json")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -66,8 +67,13 @@ def load_digits(folder: Path) -> Digits:
         raise UserError(f"{folder / missing[0]}: expected prepared data; run `dvc repro preprocess`")
     arrays = [np.load(folder / name, allow_pickle=False) for name in names[:-1]]
     classes = tuple(files.read_json(folder / names[-1]))
-    digest = files.digest_files(folder / name for name in names)
-    return Digits(arrays[0], arrays[1], arrays[2], arrays[3], digest, classes)
+    paths = [folder / name for name in names]
+    extra = [path for path in (corrections / "images.npy", corrections / "labels.npy") if path.is_file()]
+    corrected = tuple(np.load(path, allow_pickle=False) for path in extra)
+    if len(corrected) < 2 or not len(corrected[1]):
+        return Digits(arrays[0], arrays[1], arrays[2], arrays[3], files.digest_files(paths), classes)
+    digest = files.digest_files([*paths, *extra])
+    return Digits(arrays[0], arrays[1], arrays[2], arrays[3], digest, classes, (corrected[0], corrected[1]))
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,36 @@ def epoch_data(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np
 
     The label of those is the number of classes: the network is to find each class equally unlikely.
     """
-    changed = augmentation.augment(digits.images, digits.labels, seed=train.seed, epoch=epoch, settings=train.augment)
-    extra = count_non_digits(train, len(digits.labels))
+    images, labels = with_corrections(digits, train, epoch)
+    changed = augmentation.augment(images, labels, seed=train.seed, epoch=epoch, settings=train.augment)
+    extra = count_non_digits(train, len(labels))
     if not extra:
-        return changed, digits.labels
+        return changed, labels
     others = non_digits.draw(extra, seed=train.seed, epoch=epoch, images=digits.images)
-    return np.concatenate([changed, others]), np.append(digits.labels, np.full(extra, len(digits.classes), np.uint8))
+    return np.concatenate([changed, others]), np.append(labels, np.full(extra, len(digits.classes), np.uint8))
+
+
+def with_corrections(digits: Digits, train: Train, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of an epoch with corrections in the place of a share of the digits, others each epoch.
+
+    Each correction is there as often as any other, to within one. They replace and do not add, so that an epoch has as
+    many steps as without them. Raises ``UserError`` where there are none.
+    """
+    count = round(train.corrections * len(digits.labels))
+    if not count:
+        return digits.images, digits.labels
+    corrected, their_labels = digits.corrected
+    if not len(their_labels):
+        raise UserError(f"train.corrections is {train.corrections}, but {NO_CORRECTIONS}; expected some, or 0")
+    rng = np.random.default_rng([train.seed, epoch, 3])
+    places = rng.permutation(len(digits.labels))[:count]
+    chosen = np.resize(rng.permutation(len(their_labels)), count)
+    images, labels = digits.images.copy(), digits.labels.copy()
+    images[places], labels[places] = corrected[chosen], their_labels[chosen]
+    return images, labels
+
+
+NO_CORRECTIONS = f"{files.CORRECTIONS} has no digits to learn from"
 
 
 def count_non_digits(train: Train, digits: int) -> int:

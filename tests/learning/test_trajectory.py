@@ -4,13 +4,15 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from pipeline import config, preprocess
+from pipeline import config, files, preprocess
+from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import CheckpointFolder, Digits, Epoch
 
@@ -103,13 +105,82 @@ def test_more_epochs_are_the_same_trajectory_only_at_a_constant_rate(train: conf
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"threads": 2}, {"average": 0.0}]
+    "change",
+    [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"threads": 2}, {"average": 0.0}, {"corrections": 0.1}],
 )
 def test_every_other_parameter_makes_another_trajectory(train: config.Train, change: dict[str, object]) -> None:
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(
         train.model_copy(update=change), "data"
     )
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(train, "other data")
+
+
+def corrected(digits: Digits, count: int = 7) -> Digits:
+    """Return digits with corrections, each of which has a mark of its own in its first pixel."""
+    fields = np.zeros((count, 28, 28), np.uint8)
+    fields[:, 0, 0] = np.arange(1, count + 1)
+    return replace(digits, corrected=(fields, np.arange(count).astype(np.uint8)))
+
+
+def test_corrections_take_the_place_of_their_share_of_an_epoch(digits: Digits, train: config.Train) -> None:
+    some = train.model_copy(update={"corrections": 0.1})
+    images, labels = trajectory.with_corrections(corrected(digits), some, epoch=1)
+    assert images.shape == digits.images.shape
+    replaced = np.flatnonzero((images != digits.images).any(axis=(1, 2)))
+    assert len(replaced) == 64
+    assert sorted(np.bincount(images[replaced, 0, 0], minlength=8)[1:]) == [9] * 6 + [10]
+    np.testing.assert_array_equal(labels[replaced], images[replaced, 0, 0] - 1)
+    np.testing.assert_array_equal(np.delete(labels, replaced), np.delete(digits.labels, replaced))
+
+
+def test_an_epoch_has_as_many_steps_with_corrections_as_without(digits: Digits, train: config.Train) -> None:
+    sizes = {len(trajectory.epoch_data(corrected(digits), changed, 1)[1]) for changed in shares(train, 0.0, 0.1, 0.5)}
+    assert len(sizes) == 1
+
+
+def shares(train: config.Train, *values: float) -> list[config.Train]:
+    return [train.model_copy(update={"corrections": value}) for value in values]
+
+
+def test_of_more_corrections_than_their_share_other_ones_are_in_each_epoch(digits: Digits, train: config.Train) -> None:
+    (some,) = shares(train, 0.1)
+    many = corrected(digits, 200)
+    first, again, second = (trajectory.with_corrections(many, some, epoch)[1] for epoch in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).any()
+
+
+def test_without_their_share_corrections_change_nothing(digits: Digits, train: config.Train) -> None:
+    (none,) = shares(train, 0.0)
+    for plain, other in zip(
+        *(trajectory.epoch_data(each, none, 1) for each in (digits, corrected(digits))), strict=True
+    ):
+        np.testing.assert_array_equal(plain, other)
+
+
+def test_a_share_of_no_corrections_is_refused(digits: Digits, train: config.Train) -> None:
+    (some,) = shares(train, 0.1)
+    with pytest.raises(
+        UserError, match=r"train\.corrections is 0\.1, but data/corrections has no digits to learn from"
+    ):
+        trajectory.epoch_data(digits, some, 1)
+
+
+def test_corrections_are_part_of_the_digest_of_the_digits_where_there_are_any(tmp_path: Path) -> None:
+    images, labels = np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8)
+    for part in ("train", "validation"):
+        files.write_array(tmp_path / f"{part}-images.npy", images)
+        files.write_array(tmp_path / f"{part}-labels.npy", labels)
+    files.write_json(tmp_path / "classes.json", ["0", "1"])
+    digests = [trajectory.load_digits(tmp_path, tmp_path / "none").sha256]
+    for count in (0, 1, 2):
+        files.write_array(tmp_path / "kept/images.npy", images[:count])
+        files.write_array(tmp_path / "kept/labels.npy", labels[:count])
+        found = trajectory.load_digits(tmp_path, tmp_path / "kept")
+        assert len(found.corrected[1]) == count
+        digests.append(found.sha256)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_a_trajectory_on_disk_is_not_trained_again(train: config.Train, tmp_path: Path) -> None:
