@@ -68,10 +68,18 @@ def main_effect(varied: Sequence[Any], figures: np.ndarray) -> Effect:
 
     Deviations from the mean of a seed, which takes away what is common to it.
     """
-    places, names = _levels(varied)
-    deviations = figures - figures.mean(0)
-    found = comparison.estimate(np.array([deviations[places == place].mean(0) for place in range(len(names))]), 0)
+    names, means = level_means(varied, figures)
+    found = comparison.estimate(means - figures.mean(0), 0)
     return Effect(names, found.mean + figures.mean(), found.half_width())
+
+
+def level_means(varied: Sequence[Any], figures: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the values of one parameter, given its value in each setting, and the means over all settings with each.
+
+    Of figures [settings, seeds]; the means are [values, seeds].
+    """
+    places, names = _levels(varied)
+    return names, np.array([figures[places == place].mean(0) for place in range(len(names))])
 
 
 def _levels(varied: Sequence[Any]) -> tuple[np.ndarray, list[str]]:

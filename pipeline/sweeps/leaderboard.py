@@ -109,17 +109,23 @@ def trial_table(race: Race) -> list[Row]:
 
 def shown(ranked: Sequence[Standing], metric: str) -> str:
     """Return the best rows as a table for a terminal."""
+    lines = cells(ranked[:SHOWN], metric)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*text, *([f"... and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else [])])
+
+
+def cells(ranked: Sequence[Standing], metric: str) -> list[list[str]]:
+    """Return the table that people read, its head first."""
     names = list(ranked[0].setting.varied)
     lines = [["rank", "", *map(label, names), "seeds", label(metric), "than what you have", "epochs"]]
-    for place, each in enumerate(ranked[:SHOWN], 1):
+    for place, each in enumerate(ranked, 1):
         figures = [_mean(each, metric), difference(each, metric), f"{each.epochs:.1f}"]
         lines.append([
             str(place), "=" if each.is_best else "", *(cell(each.setting.varied[name]) for name in names),
             str(each.seeds), *(["failed", "", ""] if each.error else figures),
         ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*text, *([f"... and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else [])])
+    return lines
 
 
 def figure(value: float, metric: str) -> str:
