@@ -152,7 +152,7 @@ def report(rows: Sequence[Row]) -> list[str]:
         known = f"{len(own)} trials, {own[0]['precision']}. {leaderboard.verdict(ranked, METRIC)[0]}"
         lines += [f"### {NETWORKS[network].capitalize()}", "", known, ""]
         lines += [_line(head), _line(["---:"] * len(head)), *map(_line, body), ""]
-        if why := effects.sentence(effects.shares(effects.compared(current))):
+        if why := effects.sentence(effects.compared(current)):
             lines += [why, ""]
     names = dict.fromkeys(name for current in races.values() for name in current.settings[0].varied)
     return [*lines, *(f"- {sentence(name, races)}" for name in names)]

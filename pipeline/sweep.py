@@ -31,7 +31,7 @@ from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import Digits
 from pipeline.store import Store, open_store
-from pipeline.sweeps import charts, cluster, comparison, driver, effects, leaderboard, race, trials
+from pipeline.sweeps import charts, cluster, comparison, driver, effects, leaderboard, race, search, trials
 from pipeline.sweeps.leaderboard import Standing
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
         print(f"failed: {result.trial.name}: {result.error}", file=sys.stderr)
     if len(failed) == len(finished.results):
         raise UserError("every trial failed", status=1)
-    if seeds := finished.left_out():
-        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {_count(seeds, 'seed')}; a larger one trains them.")
+    left_out = ["points of the search"] if finished.is_cut else []
+    left_out += [_count(seeds, "seed")] if (seeds := finished.left_out()) else []
+    if left_out:
+        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {' and '.join(left_out)}; a larger one trains them.")
     print("", *sentences_on(finished, ranked), sep="\n")
     if options.apply:
         apply(_to_apply(ranked, force=options.force))
@@ -119,10 +121,9 @@ def run(
     store = open_store()
     digests = provenance.digests(params, digits.sha256)
     del digests["params_sha256"]
-    sweep_id = _sweep_id(settings, params.sweep.metric, digests)
-    current = race.start(settings, params)
-    current.results.update(_finished_before(store, sweep_id, current))
-    _, missing = current.replay()
+    sweep_id = _sweep_id(settings, params.sweep, digests)
+    finished = _finished_before(store, sweep_id)
+    current, missing = _next(race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
             threads = max(setting.train.threads for setting in settings)
@@ -131,29 +132,38 @@ def run(
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         _delete_unfinished(store, parent)
         if missing:
-            print(_announcement(current, digits.sha256, ray.capacity(threads)), flush=True)
+            print(_announcement(current, params, digits.sha256, ray.capacity(threads)), flush=True)
             recorder = driver.Recorder(store, params, digests, origin, parent)
             later: int | None = _epochs_later(current, missing, digits.sha256)
         while missing:
             grouped = trials.group(missing, digits.sha256)
             driver.drive(recorder, ray, grouped, _Keeper(current, missing).keep, later)
             later = None
-            _, missing = current.replay()
+            current, missing = _next(current, params, finished)
         report(current, parent)
     return current
 
 
-def _sweep_id(settings: Sequence[Setting], metric: str, digests: Mapping[str, str]) -> str:
+def _sweep_id(settings: Sequence[Setting], sweep: config.Sweep, digests: Mapping[str, str]) -> str:
     """Return the digest of what a sweep compares and by what: more seeds continue the same sweep."""
     own = sorted(Trial(setting, setting.train.seed).sha256 for setting in settings)
-    return files.digest(own, metric, digests)[:16]
+    return files.digest(own, sweep.metric, digests, *search.identity(sweep))[:16]
 
 
-def _finished_before(store: Store, sweep_id: str, wanted: Race) -> dict[tuple[int, int], Result]:
+def _finished_before(store: Store, sweep_id: str) -> dict[str, tracking.MlflowRun]:
     parent = tracking.find_sweep(store, sweep_id)
-    found = tracking.finished_children(store, parent) if parent else {}
-    every = (Trial(setting, seed) for setting in wanted.settings for seed in wanted.seeds) if found else ()
-    return {trial.key: _result_of(trial, found[trial.sha256]) for trial in every if trial.sha256 in found}
+    return tracking.finished_children(store, parent) if parent else {}
+
+
+def _next(current: Race, params: Params, finished: Mapping[str, tracking.MlflowRun]) -> tuple[Race, list[Trial]]:
+    """Return the race and what it has to train next, with the results of what is ``finished``, by its digest."""
+    while True:
+        current = race.extended(current, params)
+        _, missing = current.replay()
+        known = [trial for trial in missing if trial.sha256 in finished and trial.key not in current.results]
+        if not known:
+            return current, missing
+        current.results.update({trial.key: _result_of(trial, finished[trial.sha256]) for trial in known})
 
 
 def _result_of(trial: Trial, run: tracking.MlflowRun) -> Result:
@@ -194,7 +204,7 @@ def _epochs_later(current: Race, missing: Sequence[Trial], data_sha256: str) -> 
     )
 
 
-def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
+def _announcement(current: Race, params: Params, data_sha256: str, capacity: int) -> str:
     """Say what the sweep may cost at most, and what of it is there already."""
     every = [Trial(setting, seed) for setting in current.settings for seed in current.seeds]
     grouped = trials.group(every, data_sha256)
@@ -204,6 +214,8 @@ def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
         for key, group in grouped.items()
     )
     sizes = f"{_count(len(current.settings), 'setting')} with {_count(len(current.seeds), 'seed')}"
+    if params.sweep.search == "tpe":
+        sizes = f"{_count(params.sweep.trials, 'point')} by TPE, {params.sweep.round} at once; now {sizes}"
     work = f"{_count(len(every), 'trial')} on {_count(len(grouped), 'trajectory')}"
     epochs = f"at most {_count(trials.most_epochs(grouped), 'epoch')}, {there:,} of them there already"
     parts = [f"sweep: {sizes}: {work}; {epochs}; {capacity} at once"]
@@ -211,7 +223,7 @@ def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
         parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
     if done := len(current.results):
         parts.append(f"{_count(done, 'trial')} ended before")
-    if len(current.seeds) > comparison.FIRST:
+    if params.sweep.seeds > comparison.FIRST:
         parts.append(f"\nsweep: after {comparison.FIRST} seeds, settings that are shown to be worse are dropped")
     return "; ".join(parts).replace("; \n", "\n")
 
@@ -252,7 +264,7 @@ def report(current: Race, parent: Run) -> None:
 
 def sentences_on(current: Race, ranked: Sequence[Standing]) -> list[str]:
     """Return what is known: which parameters matter, which settings may be the best, whether one is better."""
-    why = effects.sentence(effects.shares(effects.compared(current)))
+    why = effects.sentence(effects.compared(current))
     return [*([why] if why else []), *leaderboard.verdict(ranked, current.metric)]
 
 

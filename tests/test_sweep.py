@@ -719,6 +719,17 @@ def raced_once(pretended: Project, tmp_path_factory: pytest.TempPathFactory) -> 
     return project
 
 
+@pytest.fixture(scope="module")
+def searched_once(pretended: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the project after a search by TPE with one worker; for reading and copying only."""
+    project = pretended.copy(tmp_path_factory.mktemp("searched") / "project")
+    project.set(**{"sweep.search": "tpe", "sweep.trials": 6, "sweep.round": 3, "sweep.seeds": 3})
+    project.set(**{"sweep.parameters": {"dropout": {"from": 0.0, "to": 0.4, "step": 0.05}, "patience": [1, 5]}})
+    said = sweep_pretended(project, "--workers", "1")
+    assert said.startswith("sweep: 6 points by TPE, 3 at once; now 7 settings with 3 seeds: 21 trials on 12 trajector")
+    return project
+
+
 def sweep_pretended(project: Project, *arguments: str, status: int = 0) -> str:
     words = [sys.executable, "pretended.py", *arguments]
     return project.run(*words, status=status, PYTHONPATH=str(project.root)).stdout
@@ -759,11 +770,13 @@ def test_more_seeds_and_more_values_train_only_what_is_new(raced_once: Project, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("whole", "workers"), [("raced_once", 1), ("searched_once", 2)])
 def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
-    pretended: Project, raced_once: Project, tmp_path: Path, workers: int
+    pretended: Project, request: pytest.FixtureRequest, tmp_path: Path, whole: str, workers: int
 ) -> None:
+    once = request.getfixturevalue(whole)
     project, random = pretended.copy(tmp_path / "project"), Random(workers)
+    shutil.copy(once.root / "params.yaml", project.root)
     words = ["--workers", str(workers)]
     for _ in range(5):  # twice each: a worker, then the driver
         with Running(project, *words, script="pretended.py") as running:
@@ -778,8 +791,8 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
             running.no_worker_left()
     sweep_pretended(project, *words)
     for table in ("reports/sweep.csv", "reports/sweep_trials.csv", "reports/sweep_parallel.png"):
-        assert (project.root / table).read_bytes() == (raced_once.root / table).read_bytes(), table
-    assert page(project) == page(raced_once)
+        assert (project.root / table).read_bytes() == (once.root / table).read_bytes(), table
+    assert page(project) == page(once)
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def _png(drawing: Figure) -> bytes:
 def effects(race: Race) -> bytes:
     """Draw each parameter's main effect on the metric and on the epochs, with 95% intervals: a column a parameter."""
     found = effects_of.compared(race)
-    explained = effects_of.shares(found)
+    explained, decided = effects_of.shares(found), effects_of.importance(found)
     names = list(found.varied[0])
     drawing = Figure(figsize=(2.8 * len(names) + 1, 5), layout="constrained")
     rows = drawing.subplots(2, len(names), squeeze=False, sharey="row")
@@ -156,7 +156,7 @@ def effects(race: Race) -> bytes:
             axes.margins(x=0.2)
             axes.grid(axis="y", color="0.9")
             axes.spines[["top", "right"]].set_visible(False)
-        share = f"{explained[name]:.0%} of the variance" if explained else ""
+        share = f"{explained[name]:.0%} of the variance" if explained else f"{decided[name]:.0%}" if decided else ""
         above.set_title(f"{label(name)}\n{share}".strip(), fontsize=11)
     rows[0, 0].set_ylabel(label(race.metric))
     rows[0, 0].yaxis.set_major_formatter(lambda value, _: figure(value, race.metric))

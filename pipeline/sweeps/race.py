@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipeline.config import Params
+from pipeline.config import Params, Train
 from pipeline.console import UserError
 from pipeline.sweeps import comparison, trials
 from pipeline.sweeps.trials import Result, Setting, Trial
@@ -23,7 +23,8 @@ PRESENT = 0  # the place of the project's own parameters among the settings: the
 class Race:
     """Settings, the seeds that each may be trained with, and the results so far by their trials' keys.
 
-    ``resolution`` is the smallest step of ``metric``; ``budget`` the epochs that may be trained, 0 for any number.
+    ``resolution`` is the smallest step of ``metric``; ``budget`` the epochs that may be trained, 0 for any number;
+    ``is_cut`` tells whether it leaves out points that a search would propose.
     """
 
     settings: Sequence[Setting]
@@ -31,6 +32,7 @@ class Race:
     metric: str
     resolution: float
     budget: int = 0
+    is_cut: bool = False
     results: dict[tuple[int, int], Result] = field(default_factory=dict)
 
     @property
@@ -72,22 +74,46 @@ class Race:
         return out, []
 
     def _spent(self, wanted: Sequence[Trial]) -> int:
-        """Return the epochs trained for earlier seeds, and the most that the last of ``wanted`` take."""
+        """Return the epochs trained for the seeds of ``wanted``, and the most that what has not ended of it takes."""
         last = max(trial.seed for trial in wanted)
-        first_round = self.seeds[: comparison.FIRST]
-        later = [trial for trial in wanted if trial.seed == last or last in first_round]
-        before = [self.results[key].trial for key in self.results if key[0] < last and last not in first_round]
-        spent = sum(
-            max(int(self.results[trial.key].summary.get("epochs_run", 0)) for trial in group)
-            for group in trials.group(before, "").values()
-        )
-        return spent + trials.most_epochs(trials.group(later, ""))
+        every = {result.trial.key: result.trial for result in self.results.values() if result.trial.seed <= last}
+        groups = trials.group(list((every | {trial.key: trial for trial in wanted}).values()), "").values()
+        return sum(max(map(self._epochs, group)) for group in groups)
+
+    def _epochs(self, trial: Trial) -> int:
+        result = self.results.get(trial.key)
+        return int(result.summary.get("epochs_run", 0)) if result else trial.train.epochs
+
+    def told(self) -> dict[Train, float]:
+        """Return the mean score of every setting that all first seeds have ended of, -inf where one failed."""
+        first = self.after(comparison.FIRST)
+        scores = np.nan_to_num(first.scores().mean(1), nan=-np.inf)
+        ended = [each for each in self.settings if len(first.of(each)) == len(first.seeds)]
+        return {each.train: float(scores[each.number]) for each in ended}
 
     def left_out(self) -> int:
         """Return how many of the seeds the budget leaves out."""
         _, missing = self.replay()
         trained = {seed for seed, _ in self.results}
         return 0 if missing else len([seed for seed in self.seeds if seed not in trained])
+
+
+def extended(race: Race, params: Params) -> Race:
+    """Return the race with the settings that `search: tpe` proposes after the results so far.
+
+    Until it has proposed all, they race with the first seeds alone: it is told the means of these.
+    """
+    if params.sweep.search != "tpe":
+        return race
+    every = trials.seeds(params)
+    while True:
+        settings = trials.expand(params, limit=None, scores=race.told())
+        searched = replace(race, settings=settings, seeds=every[: comparison.FIRST])
+        if searched.replay()[1]:
+            return searched
+        if len(searched.told()) == len(race.settings):
+            return replace(race, seeds=every, is_cut=len(settings) > len(race.settings))
+        race = searched
 
 
 def start(settings: Sequence[Setting], params: Params) -> Race:

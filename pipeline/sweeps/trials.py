@@ -16,7 +16,7 @@ from pipeline.config import Params, Train
 from pipeline.console import UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.trajectory import Digits, Epoch
-from pipeline.sweeps import space
+from pipeline.sweeps import search, space
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
@@ -92,10 +92,11 @@ def seeds(params: Params) -> list[int]:
     return list(range(first, first + count))
 
 
-def expand(params: Params, *, limit: int | None) -> list[Setting]:
+def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] | None = None) -> list[Setting]:
     """Return the project's present parameters and every other combination of ``sweep.parameters``, checked.
 
     ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    ``scores`` are those known so far, higher is better: `search: tpe` returns the settings to its first round without.
     Raise ``UserError`` for a grid that cannot be run.
     """
     parameters, sweep = params.sweep.parameters, params.sweep
@@ -107,13 +108,13 @@ def expand(params: Params, *, limit: int | None) -> list[Setting]:
     axes = space.axes(parameters)
     for axis in axes:
         _check_values(base, axis.name, axis.examples())
-    if limit is not None and (count := space.size(axes, sweep.search, sweep.trials) * len(seeds(params))) > limit:
+    if limit is not None and (count := search.size(axes, sweep) * len(seeds(params))) > limit:
         raise UserError(
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
     own = {axis.name: _value(base, axis.name) for axis in axes}
     found = {config.check(Train, base, "params.yaml"): own}
-    for varied in space.combinations(axes, own, sweep.search, sweep.trials, sweep.search_seed):
+    for varied in search.combinations(axes, own, sweep, lambda each: (scores or {}).get(_with_values(base, each))):
         found.setdefault(_with_values(base, varied), varied)
     return [Setting(number, *each) for number, each in enumerate(found.items())]
 
