@@ -128,6 +128,7 @@ class Sweep(Section):
     seeds: Annotated[int, Field(ge=1, le=1000)]
     metric: Literal["val_loss", "val_accuracy"]
     epochs: Annotated[int, Field(ge=0)]
+    halving: list[int]
     threads: Annotated[int, Field(ge=1, le=256)]
     limit: Count
 

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import yaml
 from filelock import FileLock, Timeout
@@ -123,7 +124,7 @@ def run(
     del digests["params_sha256"]
     sweep_id = _sweep_id(settings, params.sweep, digests)
     finished = _finished_before(store, sweep_id)
-    current, missing = _next(race.start(settings, params), params, finished)
+    current, missing = _next(store, race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
             threads = max(setting.train.threads for setting in settings)
@@ -133,13 +134,14 @@ def run(
         _delete_unfinished(store, parent)
         if missing:
             print(_announcement(current, params, digits.sha256, ray.capacity(threads)), flush=True)
-            recorder = driver.Recorder(store, params, digests, origin, parent)
+            waiting = {sha256: run.info.run_id for sha256, run in finished.items() if driver.WAITS in run.data.tags}
+            recorder = driver.Recorder(store, params, digests, origin, parent, waiting)
             later: int | None = _epochs_later(current, missing, digits.sha256)
         while missing:
             grouped = trials.group(missing, digits.sha256)
             driver.drive(recorder, ray, grouped, _Keeper(current, missing).keep, later)
             later = None
-            current, missing = _next(current, params, finished)
+            current, missing = _next(store, current, params, finished)
         report(current, parent)
     return current
 
@@ -155,7 +157,9 @@ def _finished_before(store: Store, sweep_id: str) -> dict[str, tracking.MlflowRu
     return tracking.finished_children(store, parent) if parent else {}
 
 
-def _next(current: Race, params: Params, finished: Mapping[str, tracking.MlflowRun]) -> tuple[Race, list[Trial]]:
+def _next(
+    store: Store, current: Race, params: Params, finished: Mapping[str, tracking.MlflowRun]
+) -> tuple[Race, list[Trial]]:
     """Return the race and what it has to train next, with the results of what is ``finished``, by its digest."""
     while True:
         current = race.extended(current, params)
@@ -163,14 +167,20 @@ def _next(current: Race, params: Params, finished: Mapping[str, tracking.MlflowR
         known = [trial for trial in missing if trial.sha256 in finished and trial.key not in current.results]
         if not known:
             return current, missing
-        current.results.update({trial.key: _result_of(trial, finished[trial.sha256]) for trial in known})
+        for trial in known:
+            result = _result_of(trial, run := finished[trial.sha256])
+            if current.halving:
+                points = store.client.get_metric_history(run.info.run_id, current.metric)
+                history = [{each.key: each.value} for each in sorted(points, key=lambda each: each.step)]
+                result = replace(result, history=history, waits=driver.WAITS in run.data.tags)
+            current.results[trial.key] = result
 
 
 def _result_of(trial: Trial, run: tracking.MlflowRun) -> Result:
     metrics = run.data.metrics
     summary = {name: metrics[name] for name in leaderboard.FIGURES} | {"stopped_early": bool(metrics["stopped_early"])}
     summary |= {name: int(metrics[name]) for name in ("best_epoch", "epochs_run")}
-    return Result(trial, summary, run.data.tags["model.sha256"], run_id=run.info.run_id)
+    return Result(trial, summary, run.data.tags.get("model.sha256", ""), run_id=run.info.run_id)
 
 
 def _delete_unfinished(store: Store, parent: Run) -> None:
@@ -221,6 +231,8 @@ def _announcement(current: Race, params: Params, data_sha256: str, capacity: int
     parts = [f"sweep: {sizes}: {work}; {epochs}; {capacity} at once"]
     if current.budget:
         parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
+    if current.halving:
+        parts.append(f"after epoch {' and '.join(map(str, current.halving))} the better third is trained further")
     if done := len(current.results):
         parts.append(f"{_count(done, 'trial')} ended before")
     if params.sweep.seeds > comparison.FIRST:
@@ -248,7 +260,7 @@ def report(current: Race, parent: Run) -> None:
     failed = sum(bool(result.error) for result in current.results.values())
     parent.log_summary({"settings": len(ranked), "trials": len(current.results), "failed_trials": failed})
     best = ranked[0]
-    if best.error:
+    if not best.has_figures:
         return
     files.write_bytes(PARALLEL, charts.parallel(ranked, metric))
     files.write_bytes(HEATMAP, charts.heatmap(ranked, metric))

@@ -796,6 +796,25 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
+def test_what_halving_lets_wait_is_resumed_from_its_kept_epoch_and_has_one_run(
+    pretended: Project, raced_once: Project, tmp_path: Path
+) -> None:
+    project = pretended.copy(tmp_path / "project")
+    project.set(**{"sweep.halving": [3], "sweep.seeds": 3})
+    sweep_pretended(project)
+    waiting = [run for run in children(project) if "sweep.waits" in run.data.tags]
+    assert {run.data.metrics["epochs_run"] for run in waiting} == {3}
+    assert {run.data.params["train.dropout"] for run in waiting} == {"0.2"}
+    kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
+    assert "trajectories" not in sweep_pretended(project)
+    project.set(**{"sweep.halving": [], "sweep.seeds": 5})
+    sweep_pretended(project)
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
+    assert (project.root / "reports/sweep.csv").read_bytes() == (raced_once.root / "reports/sweep.csv").read_bytes()
+    assert page(project) == page(raced_once)
+
+
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_error_and_the_others_go_on(pretended: Project, tmp_path: Path) -> None:
     project = pretended.copy(tmp_path / "project")
     project.set(**{"sweep.parameters": {"batch_size": [13, 64], "patience": [1, 2]}, "sweep.seeds": 1})

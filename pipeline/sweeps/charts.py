@@ -24,7 +24,7 @@ FEW = 12  # values beside each other that can still be read
 
 def parallel(ranked: Sequence[Standing], metric: str) -> bytes:
     """Draw each setting as a line across its parameters to its mean score; the best setting is the broad line."""
-    good = [result for result in ranked if not result.error]
+    good = [result for result in ranked if result.has_figures]
     names, scores = list(good[0].setting.varied), [result.mean for result in good]
     colors, scale = _colors(scores, metric)
     norm = Normalize(*scale)
@@ -67,7 +67,7 @@ def _upright(axes: Axes, place: int, heights: Sequence[float] | np.ndarray, text
 
 def heatmap(ranked: Sequence[Standing], metric: str) -> bytes:
     """Draw the mean score over the two parameters that matter most, a square a pair of values."""
-    good = [result for result in ranked if not result.error]
+    good = [result for result in ranked if result.has_figures]
     down, *across = _by_influence(good)[:2]
     right = across[0] if across else ""
     rows, columns = levels(good, down), levels(good, right) if right else [""]

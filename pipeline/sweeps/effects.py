@@ -52,7 +52,7 @@ def compared(race: Race) -> Compared:
     """
     metric, epochs = race.sign * race.scores(), np.full((len(race.settings), len(race.seeds)), np.nan)
     for (seed, number), result in race.results.items():
-        if seed in race.seeds and not result.error:
+        if seed in race.seeds and np.isfinite(metric[number, race.seeds.index(seed)]):
             epochs[number, race.seeds.index(seed)] = result.summary["epochs_run"]
     rows = [number for number in range(len(metric)) if np.isfinite(metric[number, 0])]
     varied = [race.settings[number].varied for number in rows]

@@ -24,7 +24,8 @@ class Race:
     """Settings, the seeds that each may be trained with, and the results so far by their trials' keys.
 
     ``resolution`` is the smallest step of ``metric``; ``budget`` the epochs that may be trained, 0 for any number;
-    ``is_cut`` tells whether it leaves out points that a search would propose.
+    ``is_cut`` tells whether it leaves out points that a search would propose. At the epochs of ``halving`` the better
+    third of the settings is trained further, by the mean over the first seeds; the others wait.
     """
 
     settings: Sequence[Setting]
@@ -33,6 +34,7 @@ class Race:
     resolution: float
     budget: int = 0
     is_cut: bool = False
+    halving: Sequence[int] = ()
     results: dict[tuple[int, int], Result] = field(default_factory=dict)
 
     @property
@@ -54,24 +56,53 @@ class Race:
         for column, seed in enumerate(self.seeds):
             for setting in self.settings:
                 result = self.results.get((seed, setting.number))
-                if result and not result.error:
+                if result and not result.error and not result.waits:
                     scores[setting.number, column] = self.sign * result.summary[f"best_{self.metric}"]
         return scores
 
     def replay(self) -> tuple[np.ndarray, list[Trial]]:
         """Return which settings are out, bool [settings]: failed or shown to be worse; and the trials that are next."""
-        scores, out = self.scores(), np.zeros(len(self.settings), bool)
+        scores, (out, missing) = self.scores(), self._halve()
+        if missing:
+            return out, missing
         for count in range(min(comparison.FIRST, len(self.seeds)), len(self.seeds) + 1):
             running = [setting for setting in self.settings if not out[setting.number] or setting.number == PRESENT]
             wanted = [Trial(setting, seed) for seed in self.seeds[:count] for setting in running]
             if self.budget and self._spent(wanted) > self.budget:
                 return out, []
-            if missing := [trial for trial in wanted if trial.key not in self.results]:
+            if missing := [trial for trial in wanted if not self._has(trial)]:
                 return out, missing
             out[PRESENT] = False  # it goes on, and is judged anew
             out |= [any(result.error for result in self.of(setting)) for setting in self.settings]
             out |= comparison.is_worse(scores[:, :count], ~out, self.resolution)
         return out, []
+
+    def _halve(self) -> tuple[np.ndarray, list[Trial]]:
+        """Return which settings wait, bool [settings], and the trials that the next decision of a third needs."""
+        waits, first = np.zeros(len(self.settings), bool), self.seeds[: comparison.FIRST]
+        for epoch in self.halving:
+            running = [setting for setting in self.settings if not waits[setting.number]]
+            wanted = [Trial(setting, seed, epoch) for seed in first for setting in running]
+            if missing := [trial for trial in wanted if not self._has(trial)]:
+                return waits, [] if self.budget and self._spent(wanted) > self.budget else missing
+            order = sorted(running, key=lambda setting: -self._score_at(epoch, setting))
+            for setting in order[-(-len(order) // 3) :]:
+                waits[setting.number] = setting.number != PRESENT
+        return waits, []
+
+    def _score_at(self, epoch: int, setting: Setting) -> float:
+        """Return the mean over the first seeds of a setting's best metric up to an epoch; -inf where one failed."""
+        results = self.of(setting)[: comparison.FIRST]
+        best = [
+            max((self.sign * each[self.metric] for each in result.history[:epoch]), default=-np.inf)
+            for result in results
+        ]
+        return float(np.mean(best))
+
+    def _has(self, trial: Trial) -> bool:
+        """Tell whether a trial has ended, or waits at its epoch or a later one."""
+        result = self.results.get(trial.key)
+        return result is not None and (not result.waits or 0 < trial.until <= len(result.history))
 
     def _spent(self, wanted: Sequence[Trial]) -> int:
         """Return the epochs trained for the seeds of ``wanted``, and the most that what has not ended of it takes."""
@@ -81,8 +112,7 @@ class Race:
         return sum(max(map(self._epochs, group)) for group in groups)
 
     def _epochs(self, trial: Trial) -> int:
-        result = self.results.get(trial.key)
-        return int(result.summary.get("epochs_run", 0)) if result else trial.train.epochs
+        return int(self.results[trial.key].summary.get("epochs_run", 0)) if self._has(trial) else trial.epochs
 
     def told(self) -> dict[Train, float]:
         """Return the mean score of every setting that all first seeds have ended of, -inf where one failed."""
@@ -120,10 +150,19 @@ def start(settings: Sequence[Setting], params: Params) -> Race:
     """Return the race of ``settings`` before its first result."""
     metric = params.sweep.metric
     step = 1e-6 if metric.endswith("loss") else 1 / params.preprocess.validation  # a loss is rounded, a digit counts
-    found = Race(settings, trials.seeds(params), metric, step, params.sweep.epochs)
+    halving, shortest = params.sweep.halving, min(setting.train.epochs for setting in settings)
+    if sorted({epoch for epoch in halving if 0 < epoch < shortest}) != halving:
+        raise UserError(
+            f"params.yaml: sweep.halving is {halving}; expected ascending epochs below train.epochs, {shortest}"
+        )
+    if halving and params.sweep.search == "tpe":
+        raise UserError(
+            "params.yaml: sweep.halving: what waits cannot be told to `tpe`; set search: sobol, or halving: []"
+        )
+    found = Race(settings, trials.seeds(params), metric, step, params.sweep.epochs, halving=halving)
     if not found.replay()[1]:
         seeds = found.seeds[: comparison.FIRST]
-        most = trials.most_epochs(trials.group([Trial(each, seed) for each in settings for seed in seeds], ""))
+        most = trials.most_epochs(trials.group(replace(found, budget=0).replay()[1], ""))
         raise UserError(
             f"params.yaml: sweep.epochs is {found.budget}; {len(seeds)} seeds of all settings take up to {most}"
         )

@@ -42,10 +42,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, trained with a seed."""
+    """A setting, trained with a seed: to its end, or ``until`` an epoch at which it waits, 0 for none."""
 
     setting: Setting
     seed: int
+    until: int = 0
 
     @functools.cached_property
     def train(self) -> Train:
@@ -56,6 +57,15 @@ class Trial:
     def key(self) -> tuple[int, int]:
         """What tells it from the sweep's other trials, in their order: seed by seed, and by setting."""
         return self.seed, self.setting.number
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it takes at most."""
+        return min(self.until or self.train.epochs, self.train.epochs)
+
+    def has_stopped(self, history: trajectory.History) -> bool:
+        """Tell whether it ends, or waits, after these epochs."""
+        return len(history) == self.until or trajectory.is_finished(history, self.train)
 
     @property
     def name(self) -> str:
@@ -70,13 +80,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it."""
+    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it.
+
+    ``history`` holds its metrics, epoch by epoch, where halving needs them; ``waits`` tells that the trial has not
+    ended, and has no model.
+    """
 
     trial: Trial
     summary: Mapping[str, float] = field(default_factory=dict)
     model_sha256: str = ""
     error: str = ""
     run_id: str = ""
+    history: trajectory.History = ()
+    waits: bool = False
 
 
 def label(name: str) -> str:
@@ -161,7 +177,7 @@ def longest_training(trials: Sequence[Trial]) -> Train:
 
 def most_epochs(grouped: Mapping[str, Sequence[Trial]]) -> int:
     """Return how many epochs the trajectories take where none stops early."""
-    return sum(longest_training(group).epochs for group in grouped.values())
+    return sum(max(trial.epochs for trial in group) for group in grouped.values())
 
 
 class Started(NamedTuple):
@@ -203,9 +219,10 @@ def train_trials(
             epochs.append(epoch)
             yield epoch.to_bytes()
         history = [each.metrics for each in epochs[:number]]
-        stopping = [trial for trial in waiting if trajectory.is_finished(history, trial.train)]
+        stopping = [trial for trial in waiting if trial.has_stopped(history)]
         waiting = [trial for trial in waiting if trial not in stopping]
-        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in stopping} - packaged):
+        ended = [trial for trial in stopping if trajectory.is_finished(history, trial.train)]
+        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in ended} - packaged):
             packaged.add(best)
             yield Packaged(best, package(epochs[best - 1], train, digits))
         if not waiting:
