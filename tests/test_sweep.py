@@ -352,9 +352,9 @@ def test_the_documentation_quotes_the_simulation() -> None:
     rows = files.read_csv(files.ROOT / "benchmarks" / "racing.csv")
     found = {(row["question"], row["settings"], row["noise"], row["difference"], row["method"]): row for row in rows}
     quoted = re.findall(
-        r"^\| (\d seeds?|10 seeds|race to \d+, level 0.1|ASHA, best trial) \| (.*) \|$", text, re.MULTILINE
+        r"^\| (\d+ seeds?|race to \d+, (?:level 0.1|halving .*?)|ASHA, best trial) \| (.*) \|$", text, re.MULTILINE
     )
-    assert len(quoted) == 6
+    assert len(quoted) == 8
     for method, cells in quoted:
         pair = [found["named", "9", "equal", difference, method] for difference in ("0.05", "0.1")]
         assert cells.split(" | ") == [
@@ -378,6 +378,7 @@ def test_a_race_keeps_within_two_in_a_hundred_of_ten_seeds_and_claims_little_tha
         for spread in ("0.03", "0.05", "0.1", "0.2"):
             ten = shares[noise, spread, "10 seeds"]
             assert shares[noise, spread, f"race to 10, level {comparison.DROPPED}"] >= ten - 0.02
+            assert shares[noise, spread, "race to 10, halving [3]"] >= ten - 0.02
     claims = [row for row in rows if row["question"] == "claimed" and row["difference"] == "0"]
     assert max(float(row["share"]) for row in claims if row["method"] in ("race to 5", "race to 10")) <= 0.05
 
