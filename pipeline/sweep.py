@@ -82,7 +82,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="run more trials than sweep.limit")
     parser.add_argument("--apply", action="store_true", help="write what is shown to be better into params.yaml")
     parser.add_argument("--force", action="store_true", help="with --apply: write the first of the table all the same")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    for name in ("workers", "minutes"):
+        if not 0 <= getattr(given, name) < float("inf"):
+            raise UserError(f"--{name} is {getattr(given, name)}; expected a number, 0 for no limit")
+    return given
 
 
 @contextlib.contextmanager

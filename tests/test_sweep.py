@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from pipeline import config, files
+from pipeline import config, files, sweep
 from pipeline.config import Params
 from pipeline.console import UserError
 from pipeline.sweeps import charts, cluster, comparison, leaderboard, race, trials
@@ -668,6 +668,20 @@ def test_a_signal_ends_a_sweep_cleanly_with_a_line_on_how_to_resume(project: Pro
     hint = "Nothing is lost: the same command resumes from the last finished epochs."
     assert said == f"stopped by {number.name}. {hint}\n"
     assert {run.info.status for run in runs_of(project)} == {"KILLED"}
+
+
+@pytest.mark.slow
+def test_minutes_stop_a_sweep_as_a_signal_does(project: Project) -> None:
+    said = project.stage("sweep", "--minutes", "0.05", status=128 + signal.SIGINT)
+    hint = "Nothing is lost: the same command resumes from the last finished epochs."
+    assert said.stderr == f"stopped by SIGINT. {hint}\n"
+    assert {run.info.status for run in runs_of(project)} <= {"KILLED"}
+
+
+@pytest.mark.parametrize("option", ["--minutes=-1", "--minutes=nan", "--workers=-1"])
+def test_an_option_that_is_no_number_of_anything_is_refused_in_one_line(option: str) -> None:
+    with pytest.raises(UserError, match=rf"{option.partition('=')[0]} is .*; expected a number, 0 for no limit"):
+        sweep.main([option])
 
 
 PRETENDED = """
