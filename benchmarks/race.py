@@ -35,10 +35,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of the article's script")
     parser.add_argument("--autolog", action="store_true", help="let the script with MLflow's autologging race too")
-    parser.add_argument("--recipe", help="walk this recipe alone")
+    parser.add_argument("--recipe", help="train this recipe alone")
     given = parser.parse_args(arguments)
     if given.recipe:
-        walk(given.recipe)
+        train_until_goal(given.recipe)
         return
     article = ["benchmarks.article", "--epochs", str(given.epochs)]
     found: dict[str, list[Finish]] = {}
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> None:
     print("\n".join(table(found)))
 
 
-def walk(name: str) -> None:
-    """Walk a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
+def train_until_goal(name: str) -> None:
+    """Train a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
     idle = 0.0
     train = recipes.ladder()[name].model_copy(update={"threads": 2})
     digits = trajectory.load_digits(files.PREPARED)

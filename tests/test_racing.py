@@ -4,7 +4,8 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks import racing
+from benchmarks import racing, sweep
+from pipeline import files
 from pipeline.sweeps import comparison
 
 
@@ -36,3 +37,7 @@ def test_halving_keeps_the_better_third_twice_and_what_you_have():
     assert waits.tolist() == [[False] + [True] * 6 + [False] * 2] * 5
     # five settings wait at the second of eight epochs and one at the fourth, with three of ten seeds
     assert epochs == pytest.approx((5 * 2 + 4) / 8 / 9 * comparison.FIRST / 10)
+
+
+def test_the_report_on_speed_has_the_figures_of_the_simulation():
+    assert "\n".join(sweep.simulated()) in (files.ROOT / "benchmarks" / "README.md").read_text("utf-8")
