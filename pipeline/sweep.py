@@ -131,7 +131,7 @@ def run(
     current, missing = _next(store, race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
-            threads = max(setting.train.threads for setting in settings)
+            threads = trials.most_threads(params, settings)
             ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
@@ -140,7 +140,7 @@ def run(
             print(_announcement(current, params, digits.sha256, ray.capacity(threads)), flush=True)
             waiting = {sha256: run.info.run_id for sha256, run in finished.items() if driver.WAITS in run.data.tags}
             recorder = driver.Recorder(store, params, digests, origin, parent, waiting)
-            later: int | None = _epochs_later(current, missing, digits.sha256)
+            later: int | None = _epochs_later(params, missing, digits.sha256)
         while missing:
             grouped = trials.group(missing, digits.sha256)
             driver.drive(recorder, ray, grouped, _Keeper(current, missing).keep, later)
@@ -209,13 +209,13 @@ class _Keeper:
             write_tables(self.race.after(len(done)))
 
 
-def _epochs_later(current: Race, missing: Sequence[Trial], data_sha256: str) -> int:
-    """Return the epochs that the seeds after those of ``missing`` take at most."""
-    later = [seed for seed in current.seeds if seed > max(trial.seed for trial in missing)]
-    running = {trial.setting.number: trial for trial in missing}.values()
-    return len(later) * trials.most_epochs(
-        trials.group([Trial(each.setting, current.seeds[0]) for each in running], data_sha256)
-    )
+def _epochs_later(params: Params, missing: Sequence[Trial], data_sha256: str) -> int:
+    """Return the epochs that take at most the rounds of a search after ``missing``, and the seeds after the first."""
+    rounds = -(-params.sweep.trials // params.sweep.round) if params.sweep.search == "tpe" else 1
+    later = [seed for seed in trials.seeds(params) if seed > max(trial.seed for trial in missing)]
+    running = {trial.setting.number: Trial(trial.setting, params.train.seed) for trial in missing}.values()
+    now, a_seed = (trials.most_epochs(trials.group(list(each), data_sha256)) for each in (missing, running))
+    return (rounds - 1) * now + rounds * len(later) * a_seed
 
 
 def _announcement(current: Race, params: Params, data_sha256: str, capacity: int) -> str:

@@ -135,6 +135,12 @@ def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] |
     return [Setting(number, *each) for number, each in enumerate(found.items())]
 
 
+def most_threads(params: Params, settings: Sequence[Setting]) -> int:
+    """Return the most threads that a trial may have: of ``settings``, and of what a search may still propose."""
+    searched = [axis for axis in space.axes(params.sweep.parameters) if axis.name == "threads"]
+    return max(*(each.train.threads for each in settings), *(most for axis in searched for most in axis.examples()), 1)
+
+
 MAX_SEED = 2**31  # as config.Seed
 
 
