@@ -173,7 +173,7 @@ def _next(
             return current, missing
         for trial in known:
             result = _result_of(trial, run := finished[trial.sha256])
-            if current.halving:
+            if current.halving or driver.WAITS in run.data.tags:
                 points = store.client.get_metric_history(run.info.run_id, current.metric)
                 history = [{each.key: each.value} for each in sorted(points, key=lambda each: each.step)]
                 result = replace(result, history=history, waits=driver.WAITS in run.data.tags)

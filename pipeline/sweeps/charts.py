@@ -156,7 +156,13 @@ def effects(race: Race) -> bytes:
             axes.margins(x=0.2)
             axes.grid(axis="y", color="0.9")
             axes.spines[["top", "right"]].set_visible(False)
-        share = f"{explained[name]:.0%} of the variance" if explained else f"{decided[name]:.0%}" if decided else ""
+        share = (
+            f"{explained[name]:.0%} of the variance"
+            if explained
+            else f"importance {decided[name]:.0%}"
+            if decided
+            else ""
+        )
         above.set_title(f"{label(name)}\n{share}".strip(), fontsize=11)
     rows[0, 0].set_ylabel(label(race.metric))
     rows[0, 0].yaxis.set_major_formatter(lambda value, _: figure(value, race.metric))
