@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--recipe", help="train this recipe alone")
     given = parser.parse_args(arguments)
     if given.recipe:
-        train(given.recipe)
+        train_until_goal(given.recipe)
         return
     article = ["benchmarks.article", "--epochs", str(given.epochs)]
     found: dict[str, list[Finish]] = {}
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     print("\n".join(table(found)))
 
 
-def train(name: str) -> None:
+def train_until_goal(name: str) -> None:
     """Train a recipe until it reaches the goal, and print seconds and test accuracy after every epoch."""
     idle = 0.0
     recipe = recipes.ladder()[name].model_copy(update={"threads": 2})

@@ -6,7 +6,8 @@ Writes benchmarks/racing.csv. The noise between seeds is resampled from the trai
 its variance common to a seed ("equal": the residuals of all recipes but the article's; "unequal": each setting has the
 noise of a recipe of its own, 0.03 to 0.14 points). Learning curves are reports/history.csv with that noise.
 Decided by the functions of the sweep itself, `pipeline/sweeps/comparison.py`. ASHA is its rule (Li et al. 2018, as in
-Ray's ASHAScheduler: epochs 1 and 3, the best third goes on) written here, not the tools; Optuna's pruner is the same.
+Ray's ASHAScheduler: epochs 1 and 3, the best third goes on) written here; tests/test_racing.py holds it to Optuna's
+SuccessiveHalvingPruner, trial by trial. Halving is the sweep's: after these epochs the better third goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipeline.sweeps import comparison
 TABLE = Path("benchmarks/racing.csv")
 SEEDS, COMMON, NEAR = 10, 0.3, 0.02  # most seeds; share of the variance that a seed has in all settings; points
 RESOLUTION = 100 / 12_000  # a validation digit, in points
+HALVING = ((3,), (2, 4))  # after which of the eight epochs of the curve
 Rng = np.random.Generator
 
 
@@ -108,6 +110,11 @@ def named(rng: Rng, sweeps: Sweeps) -> dict[str, tuple[float, float]]:
     for seeds, level in ((5, comparison.DROPPED), (10, comparison.DROPPED), (10, 0.05), (10, 0.2)):
         scores, chosen = race(sweeps.scores[..., :seeds], level)
         found[f"race to {seeds}, level {level}"] = (near(sweeps, chosen), spent(scores))
+    for halving in HALVING:
+        waits, early = halve(np.random.default_rng(23), sweeps, halving)  # of its own: other rows draw as without it
+        scores, chosen = race(sweeps.scores, comparison.DROPPED, out=waits)
+        words = f"race to 10, halving {list(halving)}"
+        found[words] = (near(sweeps, chosen), spent(scores) + early)
     epochs = found[f"race to 10, level {comparison.DROPPED}"][1]
     scores = asha(rng, sweeps, round(epochs * SEEDS * sweeps.truth.shape[-1]))
     for words, each in zip(("mean of three or more", "best trial"), scores, strict=True):
@@ -126,9 +133,34 @@ def spent(scores: np.ndarray) -> float:
     return float(np.isfinite(scores).mean() * scores.shape[-1] / SEEDS)
 
 
-def race(scores: np.ndarray, level: float, prior: float = comparison.PRIOR) -> tuple[np.ndarray, np.ndarray]:
-    """Race as the sweep does, the first setting never dropped; return the scores trained, and the best setting."""
-    trained, out = np.full(scores.shape, np.nan), np.zeros(scores.shape[:-1], bool)
+def halve(rng: Rng, sweeps: Sweeps, halving: Sequence[int]) -> tuple[np.ndarray, float]:
+    """Return which settings wait, bool [sweeps, settings], and their epochs as a share of those of ten seeds."""
+    curve, noise = epochs_of_a_training(), (sweeps.scores - sweeps.truth[..., None]).std(-1, keepdims=True)
+    first = sweeps.scores[..., : comparison.FIRST]
+    waits, epochs = np.zeros(sweeps.truth.shape, bool), np.zeros(sweeps.truth.shape)
+    for epoch in halving:
+        own = rng.normal(sweeps.truth[..., None], noise, first.shape)  # an epoch has noise of its own
+        means = np.where(waits, -np.inf, (curve[epoch - 1] - curve[-1] + (first + own) / 2).mean(-1))
+        third = -(-(~waits).sum(-1, keepdims=True) // 3)
+        stopped = ~waits & (means < np.take_along_axis(-np.sort(-means, -1), third - 1, -1))
+        stopped[:, 0] = False
+        epochs[stopped], waits = epoch, waits | stopped
+    return waits, float(epochs.mean() / len(curve) * comparison.FIRST / SEEDS)
+
+
+def epochs_of_a_training() -> list[float]:
+    """Return the validation accuracy after each epoch of the project's own training, in points."""
+    return [100 * float(each["val_accuracy"]) for each in files.read_csv(files.ROOT / "reports" / "history.csv")]
+
+
+def race(
+    scores: np.ndarray, level: float, prior: float = comparison.PRIOR, out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Race as the sweep does, the first setting never dropped; return the scores trained, and the best setting.
+
+    ``out``, bool [sweeps, settings], are out from the start.
+    """
+    trained, out = np.full(scores.shape, np.nan), np.zeros(scores.shape[:-1], bool) if out is None else out.copy()
     for count in range(comparison.FIRST, scores.shape[-1] + 1):
         running = ~out
         running[:, 0] = True
@@ -144,7 +176,7 @@ def asha(rng: Rng, sweeps: Sweeps, budget: int) -> np.ndarray:
     It has the epochs of ``budget`` whole trainings, and starts new seeds of all settings as long as they last.
     """
     rows, settings = np.arange(len(sweeps.truth)), sweeps.truth.shape[-1]
-    curve = [100 * float(each["val_accuracy"]) for each in files.read_csv(files.ROOT / "reports" / "history.csv")]
+    curve = epochs_of_a_training()
     noise = (sweeps.scores - sweeps.truth[..., None]).std(-1)
     left, rungs = np.full(len(rows), budget * len(curve)), ([], [])  # type: np.ndarray, tuple[list[np.ndarray], ...]
     total, ended = np.zeros(sweeps.truth.shape), np.zeros(sweeps.truth.shape)
@@ -156,9 +188,7 @@ def asha(rng: Rng, sweeps: Sweeps, budget: int) -> np.ndarray:
             for epoch, rung in zip((1, 3), rungs, strict=True):
                 own = rng.normal(sweeps.truth[rows, setting], noise[rows, setting])  # an epoch has noise of its own
                 rung.append(np.where(running, curve[epoch - 1] - curve[-1] + (score + own) / 2, -np.inf))
-                best = -np.sort(-np.array(rung), axis=0)
-                third = np.maximum(np.isfinite(best).sum(0) // 3, 1)
-                stopped = running & (rung[-1] < best[third - 1, rows])
+                stopped = running & asha_stops(rung)
                 left -= np.where(stopped, epoch, 0)
                 running &= ~stopped
             left -= np.where(running, len(curve), 0)
@@ -168,6 +198,14 @@ def asha(rng: Rng, sweeps: Sweeps, budget: int) -> np.ndarray:
     often = ended >= np.minimum(comparison.FIRST, ended.max(-1, keepdims=True))
     means = np.where(often, total / np.maximum(ended, 1), -np.inf)
     return np.array([means, highest])
+
+
+def asha_stops(rung: Sequence[np.ndarray]) -> np.ndarray:
+    """Return whether the last of the scores at a rung, [trials, sweeps], is below the best third; -inf: not there."""
+    best = -np.sort(-np.array(rung), axis=0)
+    third = np.maximum(np.isfinite(best).sum(0) // 3, 1)
+    stopped: np.ndarray = rung[-1] < best[third - 1, np.arange(best.shape[1])]
+    return stopped
 
 
 def claimed(sweeps: Sweeps) -> dict[str, tuple[float, float]]:

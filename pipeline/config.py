@@ -124,12 +124,14 @@ class Sweep(Section):
     """Which settings a sweep compares, and by what."""
 
     parameters: dict[str, Any]
-    search: Literal["grid", "sobol"]
+    search: Literal["grid", "sobol", "tpe"]
     trials: Count
+    round: Count
     search_seed: Seed
     seeds: Annotated[int, Field(ge=1, le=1000)]
     metric: Literal["val_loss", "val_accuracy"]
     epochs: Annotated[int, Field(ge=0)]
+    halving: list[int]
     threads: Annotated[int, Field(ge=1, le=256)]
     limit: Count
 

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import yaml
 from filelock import FileLock, Timeout
@@ -31,7 +32,7 @@ from pipeline.console import UserError
 from pipeline.learning import trajectory
 from pipeline.learning.trajectory import Digits
 from pipeline.store import Store, open_store
-from pipeline.sweeps import charts, cluster, comparison, driver, effects, leaderboard, race, trials
+from pipeline.sweeps import charts, cluster, comparison, driver, effects, leaderboard, race, search, trials
 from pipeline.sweeps.leaderboard import Standing
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial
@@ -57,8 +58,10 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
         print(f"failed: {result.trial.name}: {result.error}", file=sys.stderr)
     if len(failed) == len(finished.results):
         raise UserError("every trial failed", status=1)
-    if seeds := finished.left_out():
-        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {_count(seeds, 'seed')}; a larger one trains them.")
+    left_out = ["points of the search"] if finished.is_cut else []
+    left_out += [_count(seeds, "seed")] if (seeds := finished.left_out()) else []
+    if left_out:
+        print(f"\nsweep.epochs, {finished.budget:,}, leaves out {' and '.join(left_out)}; a larger one trains them.")
     print("", *sentences_on(finished, ranked), sep="\n")
     if options.apply:
         apply(_to_apply(ranked, force=options.force))
@@ -79,7 +82,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="run more trials than sweep.limit")
     parser.add_argument("--apply", action="store_true", help="write what is shown to be better into params.yaml")
     parser.add_argument("--force", action="store_true", help="with --apply: write the first of the table all the same")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    for name in ("workers", "minutes"):
+        if not 0 <= getattr(given, name) < float("inf"):
+            raise UserError(f"--{name} is {getattr(given, name)}; expected a number, 0 for no limit")
+    return given
 
 
 @contextlib.contextmanager
@@ -119,48 +126,65 @@ def run(
     store = open_store()
     digests = provenance.digests(params, digits.sha256)
     del digests["params_sha256"]
-    sweep_id = _sweep_id(settings, params.sweep.metric, digests)
-    current = race.start(settings, params)
-    current.results.update(_finished_before(store, sweep_id, current))
-    _, missing = current.replay()
+    sweep_id = _sweep_id(settings, params.sweep, digests)
+    finished = _finished_before(store, sweep_id)
+    current, missing = _next(store, race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
-            threads = max(setting.train.threads for setting in settings)
+            threads = trials.most_threads(params, settings)
             ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         _delete_unfinished(store, parent)
         if missing:
-            print(_announcement(current, digits.sha256, ray.capacity(threads)), flush=True)
-            recorder = driver.Recorder(store, params, digests, origin, parent)
-            later: int | None = _epochs_later(current, missing, digits.sha256)
+            print(_announcement(current, params, digits.sha256, ray.capacity(threads)), flush=True)
+            waiting = {sha256: run.info.run_id for sha256, run in finished.items() if driver.WAITS in run.data.tags}
+            recorder = driver.Recorder(store, params, digests, origin, parent, waiting)
+            later: int | None = _epochs_later(params, missing, digits.sha256)
         while missing:
             grouped = trials.group(missing, digits.sha256)
             driver.drive(recorder, ray, grouped, _Keeper(current, missing).keep, later)
             later = None
-            _, missing = current.replay()
+            current, missing = _next(store, current, params, finished)
         report(current, parent)
     return current
 
 
-def _sweep_id(settings: Sequence[Setting], metric: str, digests: Mapping[str, str]) -> str:
+def _sweep_id(settings: Sequence[Setting], sweep: config.Sweep, digests: Mapping[str, str]) -> str:
     """Return the digest of what a sweep compares and by what: more seeds continue the same sweep."""
     own = sorted(Trial(setting, setting.train.seed).sha256 for setting in settings)
-    return files.digest(own, metric, digests)[:16]
+    return files.digest(own, sweep.metric, digests, *search.identity(sweep))[:16]
 
 
-def _finished_before(store: Store, sweep_id: str, wanted: Race) -> dict[tuple[int, int], Result]:
+def _finished_before(store: Store, sweep_id: str) -> dict[str, tracking.MlflowRun]:
     parent = tracking.find_sweep(store, sweep_id)
-    found = tracking.finished_children(store, parent) if parent else {}
-    every = (Trial(setting, seed) for setting in wanted.settings for seed in wanted.seeds) if found else ()
-    return {trial.key: _result_of(trial, found[trial.sha256]) for trial in every if trial.sha256 in found}
+    return tracking.finished_children(store, parent) if parent else {}
+
+
+def _next(
+    store: Store, current: Race, params: Params, finished: Mapping[str, tracking.MlflowRun]
+) -> tuple[Race, list[Trial]]:
+    """Return the race and what it has to train next, with the results of what is ``finished``, by its digest."""
+    while True:
+        current = race.extended(current, params)
+        _, missing = current.replay()
+        known = [trial for trial in missing if trial.sha256 in finished and trial.key not in current.results]
+        if not known:
+            return current, missing
+        for trial in known:
+            result = _result_of(trial, run := finished[trial.sha256])
+            if current.halving or driver.WAITS in run.data.tags:
+                points = store.client.get_metric_history(run.info.run_id, current.metric)
+                history = [{each.key: each.value} for each in sorted(points, key=lambda each: each.step)]
+                result = replace(result, history=history, waits=driver.WAITS in run.data.tags)
+            current.results[trial.key] = result
 
 
 def _result_of(trial: Trial, run: tracking.MlflowRun) -> Result:
     metrics = run.data.metrics
     summary = {name: metrics[name] for name in leaderboard.FIGURES} | {"stopped_early": bool(metrics["stopped_early"])}
     summary |= {name: int(metrics[name]) for name in ("best_epoch", "epochs_run")}
-    return Result(trial, summary, run.data.tags["model.sha256"], run_id=run.info.run_id)
+    return Result(trial, summary, run.data.tags.get("model.sha256", ""), run_id=run.info.run_id)
 
 
 def _delete_unfinished(store: Store, parent: Run) -> None:
@@ -185,16 +209,16 @@ class _Keeper:
             write_tables(self.race.after(len(done)))
 
 
-def _epochs_later(current: Race, missing: Sequence[Trial], data_sha256: str) -> int:
-    """Return the epochs that the seeds after those of ``missing`` take at most."""
-    later = [seed for seed in current.seeds if seed > max(trial.seed for trial in missing)]
-    running = {trial.setting.number: trial for trial in missing}.values()
-    return len(later) * trials.most_epochs(
-        trials.group([Trial(each.setting, current.seeds[0]) for each in running], data_sha256)
-    )
+def _epochs_later(params: Params, missing: Sequence[Trial], data_sha256: str) -> int:
+    """Return the epochs that take at most the rounds of a search after ``missing``, and the seeds after the first."""
+    rounds = -(-params.sweep.trials // params.sweep.round) if params.sweep.search == "tpe" else 1
+    later = [seed for seed in trials.seeds(params) if seed > max(trial.seed for trial in missing)]
+    running = {trial.setting.number: Trial(trial.setting, params.train.seed) for trial in missing}.values()
+    now, a_seed = (trials.most_epochs(trials.group(list(each), data_sha256)) for each in (missing, running))
+    return (rounds - 1) * now + rounds * len(later) * a_seed
 
 
-def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
+def _announcement(current: Race, params: Params, data_sha256: str, capacity: int) -> str:
     """Say what the sweep may cost at most, and what of it is there already."""
     every = [Trial(setting, seed) for setting in current.settings for seed in current.seeds]
     grouped = trials.group(every, data_sha256)
@@ -204,14 +228,18 @@ def _announcement(current: Race, data_sha256: str, capacity: int) -> str:
         for key, group in grouped.items()
     )
     sizes = f"{_count(len(current.settings), 'setting')} with {_count(len(current.seeds), 'seed')}"
+    if params.sweep.search == "tpe":
+        sizes = f"{_count(params.sweep.trials, 'point')} by TPE, {params.sweep.round} at once; now {sizes}"
     work = f"{_count(len(every), 'trial')} on {_count(len(grouped), 'trajectory')}"
     epochs = f"at most {_count(trials.most_epochs(grouped), 'epoch')}, {there:,} of them there already"
     parts = [f"sweep: {sizes}: {work}; {epochs}; {capacity} at once"]
     if current.budget:
         parts.append(f"{current.budget:,} epochs of them by sweep.epochs")
+    if current.halving:
+        parts.append(f"after epoch {' and '.join(map(str, current.halving))} the better third is trained further")
     if done := len(current.results):
         parts.append(f"{_count(done, 'trial')} ended before")
-    if len(current.seeds) > comparison.FIRST:
+    if params.sweep.seeds > comparison.FIRST:
         parts.append(f"\nsweep: after {comparison.FIRST} seeds, settings that are shown to be worse are dropped")
     return "; ".join(parts).replace("; \n", "\n")
 
@@ -236,7 +264,7 @@ def report(current: Race, parent: Run) -> None:
     failed = sum(bool(result.error) for result in current.results.values())
     parent.log_summary({"settings": len(ranked), "trials": len(current.results), "failed_trials": failed})
     best = ranked[0]
-    if best.error:
+    if not best.has_figures:
         return
     files.write_bytes(PARALLEL, charts.parallel(ranked, metric))
     files.write_bytes(HEATMAP, charts.heatmap(ranked, metric))
@@ -252,7 +280,7 @@ def report(current: Race, parent: Run) -> None:
 
 def sentences_on(current: Race, ranked: Sequence[Standing]) -> list[str]:
     """Return what is known: which parameters matter, which settings may be the best, whether one is better."""
-    why = effects.sentence(effects.shares(effects.compared(current)))
+    why = effects.sentence(effects.compared(current))
     return [*([why] if why else []), *leaderboard.verdict(ranked, current.metric)]
 
 

@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from pipeline import config, files
+from pipeline import config, files, sweep
 from pipeline.config import Params
 from pipeline.console import UserError
 from pipeline.sweeps import charts, cluster, comparison, leaderboard, race, trials
@@ -352,9 +352,9 @@ def test_the_documentation_quotes_the_simulation() -> None:
     rows = files.read_csv(files.ROOT / "benchmarks" / "racing.csv")
     found = {(row["question"], row["settings"], row["noise"], row["difference"], row["method"]): row for row in rows}
     quoted = re.findall(
-        r"^\| (\d seeds?|10 seeds|race to \d+, level 0.1|ASHA, best trial) \| (.*) \|$", text, re.MULTILINE
+        r"^\| (\d+ seeds?|race to \d+, (?:level 0.1|halving .*?)|ASHA, best trial) \| (.*) \|$", text, re.MULTILINE
     )
-    assert len(quoted) == 6
+    assert len(quoted) == 8
     for method, cells in quoted:
         pair = [found["named", "9", "equal", difference, method] for difference in ("0.05", "0.1")]
         assert cells.split(" | ") == [
@@ -378,6 +378,7 @@ def test_a_race_keeps_within_two_in_a_hundred_of_ten_seeds_and_claims_little_tha
         for spread in ("0.03", "0.05", "0.1", "0.2"):
             ten = shares[noise, spread, "10 seeds"]
             assert shares[noise, spread, f"race to 10, level {comparison.DROPPED}"] >= ten - 0.02
+            assert shares[noise, spread, "race to 10, halving [3]"] >= ten - 0.02
     claims = [row for row in rows if row["question"] == "claimed" and row["difference"] == "0"]
     assert max(float(row["share"]) for row in claims if row["method"] in ("race to 5", "race to 10")) <= 0.05
 
@@ -669,6 +670,20 @@ def test_a_signal_ends_a_sweep_cleanly_with_a_line_on_how_to_resume(project: Pro
     assert {run.info.status for run in runs_of(project)} == {"KILLED"}
 
 
+@pytest.mark.slow
+def test_minutes_stop_a_sweep_as_a_signal_does(project: Project) -> None:
+    said = project.stage("sweep", "--minutes", "0.05", status=128 + signal.SIGINT)
+    hint = "Nothing is lost: the same command resumes from the last finished epochs."
+    assert said.stderr == f"stopped by SIGINT. {hint}\n"
+    assert {run.info.status for run in runs_of(project)} <= {"KILLED"}
+
+
+@pytest.mark.parametrize("option", ["--minutes=-1", "--minutes=nan", "--workers=-1"])
+def test_an_option_that_is_no_number_of_anything_is_refused_in_one_line(option: str) -> None:
+    with pytest.raises(UserError, match=rf"{option.partition('=')[0]} is .*; expected a number, 0 for no limit"):
+        sweep.main([option])
+
+
 PRETENDED = """
 import sys, time
 import numpy as np
@@ -719,6 +734,17 @@ def raced_once(pretended: Project, tmp_path_factory: pytest.TempPathFactory) -> 
     return project
 
 
+@pytest.fixture(scope="module")
+def searched_once(pretended: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the project after a search by TPE with one worker; for reading and copying only."""
+    project = pretended.copy(tmp_path_factory.mktemp("searched") / "project")
+    project.set(**{"sweep.search": "tpe", "sweep.trials": 6, "sweep.round": 3, "sweep.seeds": 3})
+    project.set(**{"sweep.parameters": {"dropout": {"from": 0.0, "to": 0.4, "step": 0.05}, "patience": [1, 5]}})
+    said = sweep_pretended(project, "--workers", "1")
+    assert said.startswith("sweep: 6 points by TPE, 3 at once; now 7 settings with 3 seeds: 21 trials on 12 trajector")
+    return project
+
+
 def sweep_pretended(project: Project, *arguments: str, status: int = 0) -> str:
     words = [sys.executable, "pretended.py", *arguments]
     return project.run(*words, status=status, PYTHONPATH=str(project.root)).stdout
@@ -759,11 +785,13 @@ def test_more_seeds_and_more_values_train_only_what_is_new(raced_once: Project, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("whole", "workers"), [("raced_once", 1), ("searched_once", 2)])
 def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
-    pretended: Project, raced_once: Project, tmp_path: Path, workers: int
+    pretended: Project, request: pytest.FixtureRequest, tmp_path: Path, whole: str, workers: int
 ) -> None:
+    once = request.getfixturevalue(whole)
     project, random = pretended.copy(tmp_path / "project"), Random(workers)
+    shutil.copy(once.root / "params.yaml", project.root)
     words = ["--workers", str(workers)]
     for _ in range(5):  # twice each: a worker, then the driver
         with Running(project, *words, script="pretended.py") as running:
@@ -778,7 +806,26 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
             running.no_worker_left()
     sweep_pretended(project, *words)
     for table in ("reports/sweep.csv", "reports/sweep_trials.csv", "reports/sweep_parallel.png"):
-        assert (project.root / table).read_bytes() == (raced_once.root / table).read_bytes(), table
+        assert (project.root / table).read_bytes() == (once.root / table).read_bytes(), table
+    assert page(project) == page(once)
+
+
+@pytest.mark.slow
+def test_what_halving_lets_wait_is_resumed_from_its_kept_epoch_and_has_one_run(
+    pretended: Project, raced_once: Project, tmp_path: Path
+) -> None:
+    project = pretended.copy(tmp_path / "project")
+    project.set(**{"sweep.halving": [3], "sweep.seeds": 3})
+    sweep_pretended(project)
+    waiting = [run for run in children(project) if "sweep.waits" in run.data.tags]
+    assert {run.data.metrics["epochs_run"] for run in waiting} == {3}
+    assert {run.data.params["train.dropout"] for run in waiting} == {"0.2"}
+    kept = {file: file.stat().st_mtime_ns for file in (project.root / ".checkpoints").glob("*/*.epoch")}
+    assert "trajectories" not in sweep_pretended(project)
+    project.set(**{"sweep.halving": [], "sweep.seeds": 5})
+    sweep_pretended(project)
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
+    assert (project.root / "reports/sweep.csv").read_bytes() == (raced_once.root / "reports/sweep.csv").read_bytes()
     assert page(project) == page(raced_once)
 
 

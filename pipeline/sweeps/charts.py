@@ -24,7 +24,7 @@ FEW = 12  # values beside each other that can still be read
 
 def parallel(ranked: Sequence[Standing], metric: str) -> bytes:
     """Draw each setting as a line across its parameters to its mean score; the best setting is the broad line."""
-    good = [result for result in ranked if not result.error]
+    good = [result for result in ranked if result.has_figures]
     names, scores = list(good[0].setting.varied), [result.mean for result in good]
     colors, scale = _colors(scores, metric)
     norm = Normalize(*scale)
@@ -67,7 +67,7 @@ def _upright(axes: Axes, place: int, heights: Sequence[float] | np.ndarray, text
 
 def heatmap(ranked: Sequence[Standing], metric: str) -> bytes:
     """Draw the mean score over the two parameters that matter most, a square a pair of values."""
-    good = [result for result in ranked if not result.error]
+    good = [result for result in ranked if result.has_figures]
     down, *across = _by_influence(good)[:2]
     right = across[0] if across else ""
     rows, columns = levels(good, down), levels(good, right) if right else [""]
@@ -139,7 +139,7 @@ def _png(drawing: Figure) -> bytes:
 def effects(race: Race) -> bytes:
     """Draw each parameter's main effect on the metric and on the epochs, with 95% intervals: a column a parameter."""
     found = effects_of.compared(race)
-    explained = effects_of.shares(found)
+    explained, decided = effects_of.shares(found), effects_of.importance(found)
     names = list(found.varied[0])
     drawing = Figure(figsize=(2.8 * len(names) + 1, 5), layout="constrained")
     rows = drawing.subplots(2, len(names), squeeze=False, sharey="row")
@@ -156,7 +156,13 @@ def effects(race: Race) -> bytes:
             axes.margins(x=0.2)
             axes.grid(axis="y", color="0.9")
             axes.spines[["top", "right"]].set_visible(False)
-        share = f"{explained[name]:.0%} of the variance" if explained else ""
+        share = (
+            f"{explained[name]:.0%} of the variance"
+            if explained
+            else f"importance {decided[name]:.0%}"
+            if decided
+            else ""
+        )
         above.set_title(f"{label(name)}\n{share}".strip(), fontsize=11)
     rows[0, 0].set_ylabel(label(race.metric))
     rows[0, 0].yaxis.set_major_formatter(lambda value, _: figure(value, race.metric))

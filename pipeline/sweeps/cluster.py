@@ -38,11 +38,15 @@ class FailedError(Exception):
 
 
 class Cluster:
-    """Workers with ``digits`` at hand; ``ray`` is the module, connected."""
+    """Workers with ``digits`` at hand; ``ray`` is the module, connected.
+
+    Its calls are undisturbed: what a signal raises, Ray's compiled code takes for an error of its own.
+    """
 
     def __init__(self, ray: Any, digits: Digits, task: TrainTrials) -> None:
         self.ray = ray
-        self.digits = ray.put(digits)
+        with console.undisturbed():
+            self.digits = ray.put(digits)
         self.task = ray.remote(task)
         self.cores: list[float] = []
         self.counted = float("-inf")
@@ -50,7 +54,9 @@ class Cluster:
     def capacity(self, threads: int) -> int:
         """Return how many trials of so many threads fit at once."""
         if time.monotonic() > self.counted + 1:  # machines come and go, but not every millisecond
-            self.cores = [node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]]
+            with console.undisturbed():
+                nodes = self.ray.nodes()
+            self.cores = [node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]]
             self.counted = time.monotonic()
         return sum(int(cores) // threads for cores in self.cores)
 
@@ -64,11 +70,12 @@ class Cluster:
             "max_retries": 0,
             "runtime_env": {"env_vars": variables},  # one process cannot change them: other ones, another process
         }
-        return self.task.options(**options).remote(self.digits, list(trials), dict(checkpoints))
+        with console.undisturbed():
+            return self.task.options(**options).remote(self.digits, list(trials), dict(checkpoints))
 
     def ready(self, streams: Sequence[Any]) -> list[Any]:
         """Return the streams that have a message, after a second at most."""
-        with console.undisturbed():  # what a signal raises, Ray's compiled code takes for an error of its own
+        with console.undisturbed():
             return list(self.ray.wait(list(streams), timeout=1)[0])
 
     def next_message(self, stream: Any) -> Message | None:

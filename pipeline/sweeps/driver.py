@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import sys
 import tempfile
@@ -23,33 +24,46 @@ from pipeline.learning.trajectory import CheckpointFolder, Epoch, Metrics
 from pipeline.provenance import Origin
 from pipeline.store import Store
 from pipeline.sweeps.cluster import Cluster, FailedError, LostError
-from pipeline.sweeps.trials import Message, Packaged, Result, Started, Trial, label, longest_training
+from pipeline.sweeps.trials import Message, Packaged, Result, Started, Trial, label, longest_training, most_epochs
 from pipeline.tracking import Run, start
 
 RETRIES = 3  # of a trajectory, with no epoch gained in between
 PRUNE_EVERY = 50  # trajectories between two looks at how much is kept
 FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
 Key = tuple[int, int]  # of a trial
+WAITS = "sweep.waits"  # tag of a run that halving has stopped, with its epoch
 OTHER_KEYS = "other_keys"  # in a trajectory's folder: its keys on other kinds of processors, one a line
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Where the runs of a sweep go, and what they have in common."""
+    """Where the runs of a sweep go, and what they have in common; those that wait, by their parameters' digest."""
 
     store: Store
     params: Params
     digests: Mapping[str, str]
     origin: Origin
     parent: Run
+    waiting: dict[str, str]
 
     def start_run(self, trial: Trial, **facts: str) -> Run:
-        """Start the run of a trial, with more tags in ``facts``."""
+        """Start the run of a trial, with more tags in ``facts``, in the place of one that waits."""
+        if trial.sha256 in self.waiting:
+            self.store.client.delete_run(self.waiting.pop(trial.sha256))
         params = self.params.model_copy(update={"train": trial.train})
         tags = {"sweep_setting": trial.setting.name, "sweep_seed": str(trial.seed)}  # for MLflow's "Group by"
         digests = {**self.digests, "params_sha256": trial.sha256, **tags, **facts}
         parent = self.parent.run_id
         return start(self.store, params, digests, name=trial.name, parent=parent, origin=self.origin)
+
+    def wait(self, run: Run, trial: Trial, history: Sequence[Metrics]) -> Result:
+        """End the run of a trial that waits, without a model."""
+        summary = trajectory.summary(history, trial.train)
+        run.log_summary(summary)
+        run.tag({WAITS: str(len(history))})
+        run.end("FINISHED")
+        self.waiting[trial.sha256] = run.run_id
+        return Result(trial, summary, run_id=run.run_id, history=history, waits=True)
 
 
 @dataclass
@@ -74,7 +88,7 @@ class Task:
     lost_workers: int = 0
 
     def __post_init__(self) -> None:
-        self.epochs = longest_training(self.trials).epochs
+        self.epochs = max(trial.epochs for trial in self.trials)
 
 
 def drive(
@@ -88,7 +102,7 @@ def drive(
 
     ``later`` is how many epochs may follow in other rounds: with it, the time is estimated.
     """
-    epochs = sum(longest_training(trials).epochs for trials in trajectories.values())
+    epochs = most_epochs(trajectories)
     with console.progress(epochs, "sweep", "epoch") as bar:
         driver = Driver(recorder, workers, bar, sum(map(len, trajectories.values())), on_result, later)
         try:
@@ -135,6 +149,8 @@ class Driver:
                 self._receive(stream)
             self._collect_results([future for future in self.finishing if future.done()])
             self._show()
+            if console.stopping.is_set():  # and some library has dropped what the signal raised: seen once in a sweep
+                raise Stopped(signal.SIGINT)
         self._collect_results(list(self.finishing))
 
     def close(self, error: BaseException) -> None:
@@ -249,7 +265,7 @@ class Driver:
                 continue
             if epoch.number > task.logged:
                 task.runs[trial.key].log_epoch(epoch.number, epoch.metrics)
-            if trajectory.is_finished(task.history, trial.train):
+            if trial.has_stopped(task.history):
                 task.histories[trial.key] = list(task.history)
         self.bar.update(max(epoch.number - task.logged, 0))
         task.logged = max(epoch.number, task.logged)
@@ -258,6 +274,10 @@ class Driver:
         """Have the trials finished that have stopped and whose model is there."""
         for trial in [trial for trial in task.trials if trial.key in task.histories]:
             history = task.histories[trial.key]
+            if not trajectory.is_finished(history, trial.train):
+                task.trials.remove(trial)
+                self._end(self.recorder.wait(task.runs.pop(trial.key), trial, history))
+                continue
             content = task.models.get(trajectory.best_epoch(history, trial.train.monitor))
             if content:
                 task.trials.remove(trial)
@@ -313,4 +333,4 @@ def finish(run: Run, trial: Trial, history: Sequence[Metrics], content: Mapping[
         run.end("FAILED", error)
         raise
     run.end("FINISHED")
-    return Result(trial, summary, sha256, run_id=run.run_id)
+    return Result(trial, summary, sha256, run_id=run.run_id, history=history)

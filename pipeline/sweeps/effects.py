@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sweeps import comparison
+from pipeline.sweeps import comparison, search
 from pipeline.sweeps.leaderboard import cell
 from pipeline.sweeps.race import PRESENT, Race
 from pipeline.sweeps.trials import label
 
 LEVELS = 8  # values of a parameter that are shown one by one; of more, quarters
 REST = ("interactions", "seeds")
+PED_ANOVA = "What decides whether a setting is among the best (PED-ANOVA)"
+FEW = 5  # settings among the best that PED-ANOVA needs, as Optuna's documentation says
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Effect:
 
 @dataclass(frozen=True)
 class Compared:
-    """Settings with the same seeds: their parameters, and the metric and epochs of each trial, [settings, seeds]."""
+    """Settings with the same seeds: their parameters, and the metric and epochs of each trial, [settings, seeds].
+
+    ``sign`` is -1 where a lower metric is better.
+    """
 
     varied: Sequence[Mapping[str, Any]]
     metric: np.ndarray
     epochs: np.ndarray
+    sign: int = 1
 
 
 def compared(race: Race) -> Compared:
@@ -46,7 +52,7 @@ def compared(race: Race) -> Compared:
     """
     metric, epochs = race.sign * race.scores(), np.full((len(race.settings), len(race.seeds)), np.nan)
     for (seed, number), result in race.results.items():
-        if seed in race.seeds and not result.error:
+        if seed in race.seeds and np.isfinite(metric[number, race.seeds.index(seed)]):
             epochs[number, race.seeds.index(seed)] = result.summary["epochs_run"]
     rows = [number for number in range(len(metric)) if np.isfinite(metric[number, 0])]
     varied = [race.settings[number].varied for number in rows]
@@ -54,7 +60,8 @@ def compared(race: Race) -> Compared:
     if not _is_grid(varied):
         rows = others or rows
     columns = np.isfinite(metric[rows]).all(0)
-    return Compared([race.settings[number].varied for number in rows], *(_[rows][:, columns] for _ in (metric, epochs)))
+    metric, epochs = (each[rows][:, columns] for each in (metric, epochs))
+    return Compared([race.settings[number].varied for number in rows], metric, epochs, race.sign)
 
 
 def _is_grid(varied: Sequence[Mapping[str, Any]]) -> bool:
@@ -68,10 +75,18 @@ def main_effect(varied: Sequence[Any], figures: np.ndarray) -> Effect:
 
     Deviations from the mean of a seed, which takes away what is common to it.
     """
-    places, names = _levels(varied)
-    deviations = figures - figures.mean(0)
-    found = comparison.estimate(np.array([deviations[places == place].mean(0) for place in range(len(names))]), 0)
+    names, means = level_means(varied, figures)
+    found = comparison.estimate(means - figures.mean(0), 0)
     return Effect(names, found.mean + figures.mean(), found.half_width())
+
+
+def level_means(varied: Sequence[Any], figures: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the values of one parameter, given its value in each setting, and the means over all settings with each.
+
+    Of figures [settings, seeds]; the means are [values, seeds].
+    """
+    places, names = _levels(varied)
+    return names, np.array([figures[places == place].mean(0) for place in range(len(names))])
 
 
 def _levels(varied: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
@@ -109,8 +124,36 @@ def shares(found: Compared) -> dict[str, float]:
     return explained | {REST[1]: max(1 - sum(explained.values()), 0)}
 
 
-def sentence(explained: Mapping[str, float]) -> str:
-    """Return the shares in words, the largest first; nothing where they are not known."""
-    order = sorted(explained, key=lambda name: (name in REST, -explained[name]))
-    parts = [f"{label(name)} {explained[name]:.0%}" for name in order]
-    return f"Of the variance between trainings: {', '.join(parts)}." if parts else ""
+def importance(found: Compared) -> dict[str, float]:
+    """Return how much each parameter decides whether a setting is among the best, adding up to 1; {} if unknown.
+
+    For settings that are no full grid: PED-ANOVA (Watanabe et al. 2023, as in Optuna). A number counts by its place
+    among all, since a search covers each range evenly on the range's own scale.
+    """
+    if _is_grid(found.varied) or len(found.varied) < 2 * FEW:
+        return {}
+    optuna = search.quiet_optuna()
+    study = optuna.create_study(direction="maximize")
+    places = {
+        name: np.unique([each[name] for each in found.varied], return_inverse=True)[1] for name in found.varied[0]
+    }
+    space = {
+        name: optuna.distributions.IntDistribution(0, int(own.max())) for name, own in places.items() if own.max() > 0
+    }
+    for number, score in enumerate(found.sign * found.metric.mean(1)):
+        params = {name: int(places[name][number]) for name in space}
+        study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(score)))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(
+        target_quantile=max(0.1, FEW / len(found.varied)), region_quantile=1.0, evaluate_on_local=True
+    )
+    decided = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=True)
+    return {name: float(decided.get(name, 0)) for name in places}
+
+
+def sentence(found: Compared) -> str:
+    """Return the shares, or the importance where they are not known, in words, the largest first."""
+    for words, each in (("Of the variance between trainings", shares(found)), (PED_ANOVA, importance(found))):
+        order = sorted(each, key=lambda name: (name in REST, -each[name]))
+        if parts := [f"{label(name)} {each[name]:.0%}" for name in order]:
+            return f"{words}: {', '.join(parts)}."
+    return ""

@@ -25,7 +25,7 @@ class Standing:
 
     ``behind`` is the mean difference to the best on the same seeds, ``epochs`` the mean length of its trainings,
     ``is_best`` whether it is not shown to be worse than the best, ``is_better`` whether it is shown to be better than
-    the present parameters. A setting with an ``error`` has no figures.
+    the present parameters. A setting with an ``error`` has no figures, nor has one that ``waits`` at an epoch.
     """
 
     setting: Setting
@@ -39,6 +39,12 @@ class Standing:
     is_best: bool = False
     is_better: bool = False
     error: str = ""
+    waits: int = 0
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether it was trained to its end."""
+        return not self.error and not self.waits
 
 
 def rank(race: Race) -> list[Standing]:
@@ -53,18 +59,24 @@ def rank(race: Race) -> list[Standing]:
     better = comparison.is_better(scores, present, race.resolution)
     behind = comparison.differences(scores, comparison.best(scores, ~out), race.resolution).mean
     figures = zip(means.mean, means.half_width(), against.mean, against.half_width(), behind, strict=True)
-    return sorted(
-        (_standing(race, setting, each, is_best=not out[setting.number], is_better=bool(better[setting.number]))
-         for setting, each in zip(race.settings, figures, strict=True)),
-        key=lambda standing: (bool(standing.error), not standing.is_best, -standing.behind, standing.epochs,
-                              standing.setting.number),
-    )  # fmt: skip
+    standings = [
+        _standing(race, setting, each, is_best=not out[setting.number], is_better=bool(better[setting.number]))
+        for setting, each in zip(race.settings, figures, strict=True)
+    ]
+    return sorted(standings, key=_order)
+
+
+def _order(each: Standing) -> tuple[float, ...]:
+    waits = (bool(each.waits), -each.waits)
+    return (bool(each.error), *waits, not each.is_best, -each.behind, each.epochs, each.setting.number)
 
 
 def _standing(race: Race, setting: Setting, figures: Sequence[float], *, is_best: bool, is_better: bool) -> Standing:
     results = race.of(setting)
     if error := next((result.error for result in results if result.error), ""):
         return Standing(setting, len(results), error=error)
+    if waits := max((len(result.history) for result in results if result.waits), default=0):
+        return Standing(setting, len(results), epochs=waits, waits=waits)
     mean, half, difference, difference_half, behind = np.nan_to_num(figures, nan=0.0, posinf=np.inf).tolist()
     epochs = statistics.fmean(result.summary["epochs_run"] for result in results)
     signed = (race.sign * mean, half, race.sign * difference + 0.0, difference_half)  # no -0.0
@@ -79,11 +91,11 @@ def table(ranked: Sequence[Standing], metric: str) -> list[Row]:
             "best": "=" if each.is_best else "",
             **each.setting.varied,
             "seeds": each.seeds,
-            **_interval(f"mean_{metric}", "interval", each.mean, each.half, shown=not each.error),
+            **_interval(f"mean_{metric}", "interval", each.mean, each.half, shown=each.has_figures),
             **_interval("difference", "difference_interval", each.difference, each.difference_half,
-                        shown=not each.error and each.setting.number != PRESENT),
+                        shown=each.has_figures and each.setting.number != PRESENT),
             "epochs": "" if each.error else round(each.epochs, 2),
-            "error": each.error,
+            "error": each.error or (f"waits at epoch {each.waits}" if each.waits else ""),
         }
         for place, each in enumerate(ranked, 1)
     ]  # fmt: skip
@@ -109,17 +121,23 @@ def trial_table(race: Race) -> list[Row]:
 
 def shown(ranked: Sequence[Standing], metric: str) -> str:
     """Return the best rows as a table for a terminal."""
-    names = list(ranked[0].setting.varied)
-    lines = [["rank", "", *map(label, names), "seeds", label(metric), "than what you have", "epochs"]]
-    for place, each in enumerate(ranked[:SHOWN], 1):
-        figures = [_mean(each, metric), difference(each, metric), f"{each.epochs:.1f}"]
-        lines.append([
-            str(place), "=" if each.is_best else "", *(cell(each.setting.varied[name]) for name in names),
-            str(each.seeds), *(["failed", "", ""] if each.error else figures),
-        ])  # fmt: skip
+    lines = cells(ranked[:SHOWN], metric)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
     return "\n".join([*text, *([f"... and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else [])])
+
+
+def cells(ranked: Sequence[Standing], metric: str) -> list[list[str]]:
+    """Return the table that people read, its head first."""
+    names = list(ranked[0].setting.varied)
+    lines = [["rank", "", *map(label, names), "seeds", label(metric), "than what you have", "epochs"]]
+    for place, each in enumerate(ranked, 1):
+        figures = [_mean(each, metric), difference(each, metric), f"{each.epochs:.1f}"]
+        lines.append([
+            str(place), "=" if each.is_best else "", *(cell(each.setting.varied[name]) for name in names),
+            str(each.seeds), *(figures if each.has_figures else ["failed" if each.error else "waits", "", figures[-1]]),
+        ])  # fmt: skip
+    return lines
 
 
 def figure(value: float, metric: str) -> str:

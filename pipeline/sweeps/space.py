@@ -1,26 +1,21 @@
-"""The combinations of parameters that a sweep compares: all of a grid, or the first points of a Sobol sequence.
+"""The parameters that a sweep varies, and the values that each may take.
 
 A parameter has a list of values, or a range: ``{from: 0.0005, to: 0.01, scale: log, digits: 2}``,
 ``{from: 0, to: 0.4, step: 0.05}``. ``when: {schedule: constant}`` in a range (or beside ``values: [...]``) makes it
-vary only where another parameter has that value. Which points there are is a pure function of params.yaml.
+vary only where another parameter has that value.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
-
-import numpy as np
 
 from pipeline.console import UserError
 from pipeline.learning.trajectory import STOPPING
 
 SECTION = "params.yaml: sweep.parameters"
 KEYS = {"from", "to", "scale", "step", "digits", "when", "values"}
-MOST = 2**16  # points of a Sobol sequence to look for new ones among
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,10 @@ class Axis:
         value = self.low + place * (self.high - self.low)
         if self.is_log:
             value = self.low * (self.high / self.low) ** place
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> Any:
+        """Return a value of the range as it is trained with."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return round(value)
         return float(f"{value:.{self.digits}g}")  # before it is hashed: no last bit of another machine's logarithm
@@ -110,62 +109,3 @@ def _range(name: str, content: Mapping[str, Any], when: Mapping[str, Any]) -> Ax
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def size(found: Sequence[Axis], search: str, trials: int) -> int:
-    """Return how many combinations a search has at most."""
-    _, free = _split(found, search)
-    return math.prod(len(axis.values) for axis in free) * (1 if search == "grid" else trials)
-
-
-def combinations(
-    found: Sequence[Axis], present: Mapping[str, Any], search: str, trials: int, seed: int
-) -> Iterator[dict[str, Any]]:
-    """Yield the combinations of a search, with the ``present`` value of a parameter where its ``when`` does not hold.
-
-    Parameters of stopping are not searched: their values are read off every history, and so each point has them all.
-    """
-    searched, free = _split(found, search)
-    points = _sobol(searched, trials, seed, present) if searched else [{}]
-    for point, others in itertools.product(points, _grid(free)):
-        chosen = point | others
-        yield {axis.name: chosen[axis.name] if _holds(axis, chosen) else present[axis.name] for axis in found}
-
-
-def _split(found: Sequence[Axis], search: str) -> tuple[list[Axis], list[Axis]]:
-    """Return what a search draws, and what it has every value of."""
-    searched = [axis for axis in found if search == "sobol" and axis.name not in STOPPING]
-    free = [axis for axis in found if axis not in searched]
-    if without := [axis.name for axis in free if not axis.values]:
-        remedy = "give it one, or set sweep.search: sobol" if search == "grid" else "give it one"
-        raise UserError(f"{SECTION}.{without[0]} has no step; {remedy}")
-    return searched, free
-
-
-def _holds(axis: Axis, chosen: Mapping[str, Any]) -> bool:
-    return all(chosen[name] == value for name, value in axis.when.items())
-
-
-def _grid(searched: Sequence[Axis]) -> list[dict[str, Any]]:
-    names = [axis.name for axis in searched]
-    return [dict(zip(names, each, strict=True)) for each in itertools.product(*(axis.values for axis in searched))]
-
-
-def _sobol(searched: Sequence[Axis], trials: int, seed: int, present: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the first points of a scrambled Sobol sequence that differ: fewer trials have the first of them."""
-    from scipy.stats import qmc
-
-    found: dict[str, dict[str, Any]] = {}
-    sequence = qmc.Sobol(len(searched), scramble=True, rng=np.random.default_rng(seed))
-    drawn = 0
-    while len(found) < trials and drawn < MOST:
-        for place in sequence.random(drawn or 1):  # as many as there were: a power of two
-            point = {axis.name: axis.at(each) for axis, each in zip(searched, place, strict=True)}
-            point = {axis.name: point[axis.name] if _holds(axis, point) else present[axis.name] for axis in searched}
-            found.setdefault(repr(point), point)
-        drawn = 2 * drawn or 1
-    if len(found) < trials:
-        raise UserError(
-            f"params.yaml: sweep.trials is {trials}, the lists make {len(found)} points; lower it, or set search: grid"
-        )
-    return list(found.values())[:trials]

@@ -16,7 +16,7 @@ from pipeline.config import Params, Train
 from pipeline.console import UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.trajectory import Digits, Epoch
-from pipeline.sweeps import space
+from pipeline.sweeps import search, space
 
 SECTION = "sweep.parameters"
 Learn = Callable[[Digits, Train, Epoch | None], Iterator[Epoch]]
@@ -42,10 +42,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, trained with a seed."""
+    """A setting, trained with a seed: to its end, or ``until`` an epoch at which it waits, 0 for none."""
 
     setting: Setting
     seed: int
+    until: int = 0
 
     @functools.cached_property
     def train(self) -> Train:
@@ -56,6 +57,15 @@ class Trial:
     def key(self) -> tuple[int, int]:
         """What tells it from the sweep's other trials, in their order: seed by seed, and by setting."""
         return self.seed, self.setting.number
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it takes at most."""
+        return min(self.until or self.train.epochs, self.train.epochs)
+
+    def has_stopped(self, history: trajectory.History) -> bool:
+        """Tell whether it ends, or waits, after these epochs."""
+        return len(history) == self.until or trajectory.is_finished(history, self.train)
 
     @property
     def name(self) -> str:
@@ -70,13 +80,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it."""
+    """What became of a trial: its summary (`trajectory.summary`) and its model, or the error that ended it.
+
+    ``history`` holds its metrics, epoch by epoch, where halving needs them; ``waits`` tells that the trial has not
+    ended, and has no model.
+    """
 
     trial: Trial
     summary: Mapping[str, float] = field(default_factory=dict)
     model_sha256: str = ""
     error: str = ""
     run_id: str = ""
+    history: trajectory.History = ()
+    waits: bool = False
 
 
 def label(name: str) -> str:
@@ -92,10 +108,11 @@ def seeds(params: Params) -> list[int]:
     return list(range(first, first + count))
 
 
-def expand(params: Params, *, limit: int | None) -> list[Setting]:
+def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] | None = None) -> list[Setting]:
     """Return the project's present parameters and every other combination of ``sweep.parameters``, checked.
 
     ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    ``scores`` are those known so far, higher is better: `search: tpe` returns the settings to its first round without.
     Raise ``UserError`` for a grid that cannot be run.
     """
     parameters, sweep = params.sweep.parameters, params.sweep
@@ -107,15 +124,21 @@ def expand(params: Params, *, limit: int | None) -> list[Setting]:
     axes = space.axes(parameters)
     for axis in axes:
         _check_values(base, axis.name, axis.examples())
-    if limit is not None and (count := space.size(axes, sweep.search, sweep.trials) * len(seeds(params))) > limit:
+    if limit is not None and (count := search.size(axes, sweep) * len(seeds(params))) > limit:
         raise UserError(
             f"params.yaml: {SECTION} makes {count} trials, sweep.limit is {limit}; shorten a list, or say --yes"
         )
     own = {axis.name: _value(base, axis.name) for axis in axes}
     found = {config.check(Train, base, "params.yaml"): own}
-    for varied in space.combinations(axes, own, sweep.search, sweep.trials, sweep.search_seed):
+    for varied in search.combinations(axes, own, sweep, lambda each: (scores or {}).get(_with_values(base, each))):
         found.setdefault(_with_values(base, varied), varied)
     return [Setting(number, *each) for number, each in enumerate(found.items())]
+
+
+def most_threads(params: Params, settings: Sequence[Setting]) -> int:
+    """Return the most threads that a trial may have: of ``settings``, and of what a search may still propose."""
+    searched = [axis for axis in space.axes(params.sweep.parameters) if axis.name == "threads"]
+    return max(*(each.train.threads for each in settings), *(most for axis in searched for most in axis.examples()), 1)
 
 
 MAX_SEED = 2**31  # as config.Seed
@@ -160,7 +183,7 @@ def longest_training(trials: Sequence[Trial]) -> Train:
 
 def most_epochs(grouped: Mapping[str, Sequence[Trial]]) -> int:
     """Return how many epochs the trajectories take where none stops early."""
-    return sum(longest_training(group).epochs for group in grouped.values())
+    return sum(max(trial.epochs for trial in group) for group in grouped.values())
 
 
 class Started(NamedTuple):
@@ -202,9 +225,10 @@ def train_trials(
             epochs.append(epoch)
             yield epoch.to_bytes()
         history = [each.metrics for each in epochs[:number]]
-        stopping = [trial for trial in waiting if trajectory.is_finished(history, trial.train)]
+        stopping = [trial for trial in waiting if trial.has_stopped(history)]
         waiting = [trial for trial in waiting if trial not in stopping]
-        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in stopping} - packaged):
+        ended = [trial for trial in stopping if trajectory.is_finished(history, trial.train)]
+        for best in sorted({trajectory.best_epoch(history, trial.train.monitor) for trial in ended} - packaged):
             packaged.add(best)
             yield Packaged(best, package(epochs[best - 1], train, digits))
         if not waiting:

@@ -176,8 +176,8 @@ def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(project: Proj
         stderr=subprocess.PIPE,
         text=True,
     )
-    walked = project.root / ".checkpoints"
-    until(lambda: len({file.parent for file in walked.glob("*/*.epoch")}) >= 2 or running.poll() is not None, 600)
+    kept = project.root / ".checkpoints"
+    until(lambda: len({file.parent for file in kept.glob("*/*.epoch")}) >= 2 or running.poll() is not None, 600)
     kill(nodes.processes[1])
     said = running.communicate(timeout=600)
     assert running.returncode == 0, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def raced(parameters: dict[str, Any], noise: float, seeds: int = 3, **sweep: Any
         for trial in missing:
             common, own = 0.002 * (trial.seed % 3), rng.normal(0, noise)
             accuracy = 0.99 + common - 0.02 * trial.train.dropout - 0.001 * np.log2(trial.train.batch_size / 64) + own
-            summary = {"best_val_accuracy": accuracy, "best_val_loss": 0.1, "epochs_run": 4 + trial.train.patience}
+            figures = {"best_val_accuracy": accuracy, "best_val_loss": 1 - accuracy}
+            summary = {**figures, "epochs_run": 4 + trial.train.patience}
             found.results[trial.key] = Result(trial, summary)
     return found
 
@@ -75,8 +77,10 @@ def test_of_pure_noise_the_seeds_explain_nearly_all() -> None:
 
 
 def test_the_sentence_names_the_largest_share_first() -> None:
-    words = effects.sentence({"batch_size": 0.1, "dropout": 0.7, "interactions": 0.05, "seeds": 0.15})
-    assert words == "Of the variance between trainings: dropout 70%, batch 10%, seeds 15%, interactions 5%."
+    words = effects.sentence(effects.compared(raced(GRID, noise=0)))
+    assert words == (
+        "Of the variance between trainings: dropout 77%, batch 23%, patience 0%, interactions 0%, seeds 0%."
+    )
 
 
 def test_what_you_have_is_left_out_where_it_is_no_point_of_the_grid() -> None:
@@ -99,7 +103,23 @@ def test_a_sampled_space_has_main_effects_by_quarters_and_no_shares() -> None:
     assert all(" to " in value for value in effect.values)
     assert list(effect.mean) == sorted(effect.mean, reverse=True)
     assert effects.shares(effects.compared(found)) == {}
-    assert effects.sentence({}) == ""
+
+
+@pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])
+def test_the_importance_in_a_sampled_space_is_that_of_what_makes_the_best(metric: str) -> None:
+    space = {"dropout": {"from": 0.0, "to": 0.5}, "average": {"from": 0.9, "to": 0.99}, "patience": [1, 3]}
+    found = effects.compared(raced(space, noise=0.0001, search="sobol", trials=32, metric=metric))
+    decided = effects.importance(found)
+    assert sum(decided.values()) == pytest.approx(1)
+    assert decided["dropout"] > 0.7
+    assert effects.sentence(found).startswith("What decides whether a setting is among the best (PED-ANOVA): dropout ")
+
+
+def test_a_full_grid_has_shares_and_no_importance_and_few_points_of_a_sampled_space_neither() -> None:
+    assert effects.importance(effects.compared(raced(GRID, noise=0.0001))) == {}
+    few = effects.compared(raced({"dropout": {"from": 0.0, "to": 0.5}}, noise=0, search="sobol", trials=8))
+    few = replace(few, varied=[each | {"batch_size": 64 + place % 2} for place, each in enumerate(few.varied)])
+    assert (effects.shares(few), effects.importance(few), effects.sentence(few)) == ({}, {}, "")
 
 
 def test_what_noise_adds_to_a_share_is_taken_off() -> None:
