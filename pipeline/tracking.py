@@ -233,6 +233,7 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
     for name in (
         "__init__",
         "console",
+        "counts",
         "files",
         "learning/__init__",
         "learning/classifier",
