@@ -116,9 +116,18 @@ def check_field(values: object) -> np.ndarray:
 
 def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
     """Read a field, uint8 [28, 28], as it is."""
+    return next(read_fields(field[None], classifier))
+
+
+def read_fields(fields: np.ndarray, classifier: Classifier) -> Iterator[Reading]:
+    """Read fields, uint8 [n, 28, 28], as they are."""
+    for field, probabilities in zip(fields, classifier.probabilities(fields), strict=True):
+        yield _judge(field, probabilities, classifier)
+
+
+def _judge(field: np.ndarray, probabilities: np.ndarray, classifier: Classifier) -> Reading:
     if not field.any():
         return Reading((), "no digit", "no ink")
-    probabilities = classifier.probabilities(field[None])[0]
     best, verdict = int(probabilities.argmax()), classifier.verdict(probabilities)
     if verdict == "no digit":
         return Reading((), verdict, "the field is not like a digit")
