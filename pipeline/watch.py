@@ -32,7 +32,7 @@ FILE, PAGE = Path("mlruns/counts.db"), files.REPORTS / "watch.html"
 DIGITS = files.PREPARED / "validation-images.npy"
 WEEK = 7  # days
 ENOUGH = 50  # pictures on either side: of fewer, little could be noticed (benchmarks/README.md)
-DRAWS = 9999  # at most; after so many
+DRAWS = 1999  # at most; after so many
 EXTREME = 20  # of them that lie as far apart, it is clear that nothing has moved (Besag & Clifford 1991)
 THIS, LAST, VALIDATION = "this week", "last week", "validation"
 TESTED = {  # against what each quantity is tested; a validation digit is one digit, and never refused
@@ -103,8 +103,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         given.until = date.fromisoformat(given.until) if given.until else datetime.now(UTC).date()
     except ValueError:
         raise UserError(f"--until: expected a day such as 2026-11-26, found {given.until!r}") from None
-    if not 0.001 <= given.level <= 0.1:
-        raise UserError(f"--level: expected 0.001 to 0.1, found {given.level}")
+    if not 0.005 <= given.level <= 0.1:
+        raise UserError(f"--level: expected 0.005 to 0.1, found {given.level}")
     return given
 
 
