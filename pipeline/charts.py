@@ -91,12 +91,14 @@ def reliability(title: str, rows: Sequence[tuple[float, float, int]]) -> Markup:
 
 
 def histogram(title: str, x_label: str, series: Mapping[str, Mapping[str | float, float]]) -> Markup:
-    """Draw up to three series of shares by bin as outlines; bins are numbers, the lower ends of equal widths, or names.
+    """Draw up to three series of shares by bin as outlines; bins are numbers or names in their order.
 
-    The series are the classes ``first``, ``second``, ``third`` of the page's style, which holds their key.
+    Numbers are the lower ends of bins of equal width. The series are the classes ``first``, ``second`` and ``third`` of
+    the page's style, which holds their key.
     """
-    bins = sorted({bin_ for each in series.values() for bin_ in each}, key=lambda bin_: (isinstance(bin_, str), bin_))
+    bins = list(dict.fromkeys(bin_ for each in series.values() for bin_ in each))
     names = [bin_ for bin_ in bins if isinstance(bin_, str)]
+    bins = bins if names else sorted(bins, key=float)
     starts = [float(place) if names else float(bin_) for place, bin_ in enumerate(bins)]
     width = min((right - left for left, right in itertools.pairwise(starts)), default=1.0)
     x = horizontal_axis(starts[0], starts[-1] + width)

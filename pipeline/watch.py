@@ -46,8 +46,8 @@ WORDS = {  # of the page and the table
     "digits": "digits in a picture",
     "sureness": "sureness of the first digit",
     "ink": "ink of the first digit",
-    "milliseconds": "milliseconds",
 }
+DRAWN = ("verdict", "sureness", "ink", "digits", "kind")
 
 Histogram = Mapping[Bin, int]  # pictures by bin
 Histograms = Mapping[str, Histogram]  # by quantity
@@ -235,8 +235,11 @@ def sentence(found: Sequence[Comparison], level: float) -> str:
     """Return the result in a sentence."""
     if not found:
         return f"too little to say: expected {ENOUGH} pictures this week, and as many to compare them with"
-    moved = dict.fromkeys(f"{WORDS[each.quantity]} (against {each.against})" for each in found if each.has_moved)
-    return f"moved: {', '.join(moved)}" if moved else f"nothing has moved, at a level of {level:g}"
+    moved = []
+    for against in dict.fromkeys(each.against for each in found if each.has_moved):
+        names = [WORDS[each.quantity] for each in found if each.has_moved and each.against == against]
+        moved.append(f"{', '.join(names)}, against {against}")
+    return f"moved: {'; '.join(moved)}" if moved else f"nothing has moved, at a level of {level:g}"
 
 
 def _heading(weeks: Mapping[str, Histograms], model: str, day: date) -> list[str]:
@@ -295,14 +298,18 @@ def render(
 
 def _charts(weeks: Mapping[str, Histograms]) -> list[tuple[str, Markup]]:
     drawn = []
-    for quantity, words in WORDS.items():
+    for quantity in DRAWN:
         series = {name: each[quantity] for name, each in weeks.items() if each.get(quantity)}
-        if quantity not in ("refused", "milliseconds") and THIS in series:
-            shares = {
-                name: {bin_: count / sum(each.values()) for bin_, count in each.items()}
-                for name, each in series.items()
-            }
-            drawn.append((words, charts.histogram(words.capitalize(), SCALES.get(quantity, words), shares)))
+        bins = sorted({bin_ for each in series.values() for bin_ in each})
+        if THIS not in series or len(bins) < 2:
+            continue
+        named = {bin_: f"{bin_:g}" if quantity == "digits" else bin_ for bin_ in bins}  # a number of digits is no width
+        shares = {
+            name: {named[bin_]: each.get(bin_, 0) / sum(each.values()) for bin_ in bins}
+            for name, each in series.items()
+        }
+        words = WORDS[quantity].capitalize()
+        drawn.append((words, charts.histogram(words, SCALES.get(quantity, words), shares)))
     return drawn
 
 

@@ -160,9 +160,7 @@ def test_a_change_of_what_is_sent_and_of_refusals_is_found(
     keep({"verdict": {"refused": 100}, "refused": {"damaged picture": 100}}, DAY - timedelta(days=7))
     assert run("--against", "last-week") == 1
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith(
-        "moved: what is sent (against last week), reasons of refusals (against last week);"
-    )
+    assert out.splitlines()[-1].startswith("moved: what is sent, reasons of refusals, against last week;")
 
 
 @pytest.mark.usefixtures("project")
@@ -225,11 +223,11 @@ def test_the_same_counts_give_the_same_page(project: Path, usual: watch.Histogra
 @pytest.mark.parametrize(("now", "then"), [((9, 1), (40, 60)), ((30, 20), (70, 130)), ((3, 7), (55, 45))])
 def test_of_two_bins_the_test_is_fishers(now: tuple[int, int], then: tuple[int, int]) -> None:
     both = [dict(zip("ab", each, strict=True)) for each in (now, then)]
-    found = watch.p_value(*both, np.random.default_rng(0), is_scale=False)
+    found = np.mean([watch.p_value(*both, np.random.default_rng(seed), is_scale=False) for seed in range(20)])
     exact = stats.hypergeom(sum(now) + sum(then), now[0] + then[0], sum(now))
     values, expected = np.arange(sum(now) + 1), exact.mean()
     p = exact.pmf(values)[np.abs(values - expected) >= abs(now[0] - expected) - 1e-9].sum()
-    assert found == pytest.approx(p, rel=0.5, abs=1e-3)
+    assert found == pytest.approx(p, rel=0.25, abs=7e-4)
 
 
 @pytest.mark.parametrize("is_scale", [True, False])
