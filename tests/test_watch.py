@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from pipeline import charts, counts, files, watch
+from pipeline import charts, counts, files, scoring, watch
 from pipeline.console import UserError
 from pipeline.counts import Observed
 from pipeline.learning.classifier import Classifier
@@ -274,3 +274,24 @@ def observed(bins: dict[str, int]) -> list[list[Observed]]:
 
 def test_pictures_are_tallied_by_quantity_and_bin() -> None:
     assert watch.tally(observed({"digit": 3, "unsure": 2})) == {"verdict": {"digit": 3, "unsure": 2}}
+
+
+def test_the_documented_table_of_simulated_weeks_is_the_committed_one() -> None:
+    from benchmarks import watch as simulated
+
+    rows = files.read_csv(files.ROOT / simulated.TABLE)
+    numbers = [row | {name: int(row[name]) for name in ("pictures", "weeks", "noticed")} for row in rows]
+    assert simulated.table(numbers) in (files.ROOT / "benchmarks/README.md").read_text("utf-8")
+
+
+def test_in_simulated_weeks_the_level_is_kept_and_large_changes_are_noticed_in_five_hundred_pictures() -> None:
+    rows = files.read_csv(files.ROOT / "benchmarks/watch.csv")
+    for row in rows:
+        noticed, weeks = int(row["noticed"]), int(row["weeks"])
+        if row["change"] == "nothing":
+            assert scoring.wilson(noticed, weeks)[0] <= 0.01, row
+    most = [row for row in rows if row["pictures"] == max((row["pictures"] for row in rows), key=int)]
+    assert {row["change"] for row in most if int(row["noticed"]) >= 0.9 * int(row["weeks"])} >= {
+        "rotated by 15 degrees",
+        "a broader pen",
+    }
