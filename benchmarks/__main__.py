@@ -31,6 +31,8 @@ PARTS: dict[
     "Sweeps": ("benchmarks.sweep", ["--quick"], []),
     "The gate": ("benchmarks.gate", [], []),
     "What is refused": ("benchmarks.refusals", [], []),
+    "Drift of a service": ("benchmarks.watch", ["--weeks", "20"], []),
+    "A service under load": ("benchmarks.load", ["--seconds", "20"], []),
     "Rendered photographs": ("benchmarks.rendered", ["--count", "100", "--pairs", "50"], []),
 }
 

@@ -5,6 +5,7 @@ A chart is a picture with a text alternative; the page that shows it also holds 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,30 @@ def reliability(title: str, rows: Sequence[tuple[float, float, int]]) -> Markup:
     return _chart(title, parts)
 
 
+def histogram(title: str, x_label: str, series: Mapping[str, Mapping[str | float, float]]) -> Markup:
+    """Draw up to three series of shares by bin as outlines; bins are numbers or names in their order.
+
+    Numbers are the lower ends of bins of equal width. The series are the classes ``first``, ``second`` and ``third`` of
+    the page's style, which holds their key.
+    """
+    bins = list(dict.fromkeys(bin_ for each in series.values() for bin_ in each))
+    names = [bin_ for bin_ in bins if isinstance(bin_, str)]
+    bins = bins if names else sorted(bins, key=float)
+    starts = [float(place) if names else float(bin_) for place, bin_ in enumerate(bins)]
+    width = min((right - left for left, right in itertools.pairwise(starts)), default=1.0)
+    x = horizontal_axis(starts[0], starts[-1] + width)
+    y = vertical_axis(0, max(share for each in series.values() for share in each.values()))
+    parts = [_frame(x, y, x_label, "share of the pictures", names)]
+    places = starts if names else [x.low + width * step for step in range(round((x.high - x.low) / width))]
+    for kind, each in zip(NAMES, series.values(), strict=False):
+        shares = dict.fromkeys(places, 0.0) | {starts[bins.index(bin_)]: share for bin_, share in each.items()}
+        corners = [
+            (x.at(end), y.at(share)) for start, share in sorted(shares.items()) for end in (start, start + width)
+        ]
+        parts.append(_line([(x.start, y.start), *corners, (x.end, y.start)], kind))
+    return _chart(title, parts)
+
+
 def interval(title: str, value: float, low: float, high: float, floor: float = 0.0) -> Markup:
     """Draw a share and its interval on a line, with a mark at the ``floor`` where it is not 0."""
     ends = [end for end in (low, high, floor) if end > 0]
@@ -112,14 +137,16 @@ def number(value: float) -> str:
     return f"{value:.10f}".rstrip("0").rstrip(".") or "0"
 
 
-def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
+def _frame(x: Axis, y: Axis, x_label: str, y_label: str, names: Sequence[str] = ()) -> Markup:
+    """Draw the axes with their ticks, or with ``names`` along the horizontal one."""
     parts = []
     for tick in y.ticks():
         parts.append(_line([(x.start, y.at(tick)), (x.end, y.at(tick))], "grid"))
         parts.append(_text((x.start - 8, y.at(tick) + 4), number(tick), "end"))
-    for tick in x.ticks():
+    for tick in () if names else x.ticks():
         parts.append(_line([(x.at(tick), y.start), (x.at(tick), y.start + 5)], "axis"))
         parts.append(_text((x.at(tick), y.start + 20), number(tick), "middle"))
+    parts += [_text((x.at(place + 0.5), y.start + 20), name, "middle") for place, name in enumerate(names)]
     parts.append(_line([(x.start, y.start), (x.end, y.start)], "axis"))
     parts.append(_text(((x.start + x.end) / 2, HEIGHT - 6), x_label, "middle"))
     middle = (y.start + y.end) / 2

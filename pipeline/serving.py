@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
+from pipeline import counts
+from pipeline.counts import Counts
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
 from pipeline.photos.reading import Digit, Reading
@@ -26,7 +30,8 @@ FIELD = (photo.FIELD, photo.FIELD)
 
 def _load_pyfunc(models: str) -> Service:
     """Return the service of the model whose files are in the folder ``models``: MLflow asks for this name."""
-    return Service(Classifier.load(Path(models)))
+    classifier, path = Classifier.load(Path(models)), os.environ.get(counts.VARIABLE)
+    return Service(classifier, Counts(Path(path), counts.model_of(Path(models))) if path else None)
 
 
 class BadImageError(MlflowException):
@@ -39,8 +44,9 @@ class BadImageError(MlflowException):
 class Service:
     """The model that MLflow calls; ``mlflow models serve`` calls it from several threads."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, counted: Counts | None = None) -> None:
         self._classifier = classifier
+        self._counts = counted
         self._lock = threading.Lock()  # a LiteRT interpreter is not safe for threads
 
     def predict(self, images: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -54,16 +60,28 @@ class Service:
         return [self._answer(number, image, one=one) for number, image in enumerate(_images(images["image"]), 1)]
 
     def _answer(self, number: int, image: object, *, one: bool) -> dict[str, Any]:
+        start = time.perf_counter()
+        kind = "field" if not isinstance(image, str | bytes) else "one digit" if one else "photograph"
         try:
-            if isinstance(image, str | bytes):
-                picture = photo.open_picture(image if isinstance(image, bytes) else decode(image))
-                with self._lock:
-                    return (reading.read_one if one else reading.read)(picture, self._classifier).as_json(whole=True)
-            field = check_field(image)
+            found = self._read(image, one=one)
         except (photo.UnreadableError, ValueError) as error:
+            self._count([("kind", kind), ("verdict", "refused"), *counts.refused(str(error))])
             raise BadImageError(number, str(error)) from None
+        self._count([("kind", kind), *counts.observed(found), counts.milliseconds(time.perf_counter() - start)])
+        return found.as_json(whole=True)
+
+    def _read(self, image: object, *, one: bool) -> Reading:
+        if not isinstance(image, str | bytes):
+            field = check_field(image)
+            with self._lock:
+                return read_field(field, self._classifier)
+        picture = photo.open_picture(image if isinstance(image, bytes) else decode(image))
         with self._lock:
-            return read_field(field, self._classifier).as_json(whole=True)
+            return (reading.read_one if one else reading.read)(picture, self._classifier)
+
+    def _count(self, counted: list[counts.Observed]) -> None:
+        if self._counts:
+            self._counts.add(counted)
 
 
 def _images(column: pd.Series) -> Iterator[object]:
@@ -98,9 +116,18 @@ def check_field(values: object) -> np.ndarray:
 
 def read_field(field: np.ndarray, classifier: Classifier) -> Reading:
     """Read a field, uint8 [28, 28], as it is."""
+    return next(read_fields(field[None], classifier))
+
+
+def read_fields(fields: np.ndarray, classifier: Classifier) -> Iterator[Reading]:
+    """Read fields, uint8 [n, 28, 28], as they are."""
+    for field, probabilities in zip(fields, classifier.probabilities(fields), strict=True):
+        yield _judge(field, probabilities, classifier)
+
+
+def _judge(field: np.ndarray, probabilities: np.ndarray, classifier: Classifier) -> Reading:
     if not field.any():
         return Reading((), "no digit", "no ink")
-    probabilities = classifier.probabilities(field[None])[0]
     best, verdict = int(probabilities.argmax()), classifier.verdict(probabilities)
     if verdict == "no digit":
         return Reading((), verdict, "the field is not like a digit")

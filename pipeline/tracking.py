@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged asynchronously is lost at a kill
@@ -27,6 +27,9 @@ from pipeline import config, console, files, model_card, provenance
 from pipeline.config import Params
 from pipeline.console import Stopped
 from pipeline.store import Store, StoreError, one_attempt, open_store, process_tags, without_passwords
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
 
 WAIT = 120  # seconds at the end of a training for a store that does not answer: time to restart a server
 BATCH = 1000  # metrics that MLflow takes in one call
@@ -144,7 +147,6 @@ class Run:
 
     def log_model(self, models: Path) -> str:
         """Log the files in ``models``, and the code that answers with them, as an MLflow model; return its id."""
-        from mlflow import pyfunc
         from mlflow.models import Model
 
         tags = {"serving.sha256": files.digest_files(SERVED.values())}
@@ -152,15 +154,7 @@ class Run:
         about = Model(created.artifact_location, self.run_id, model_uuid=created.model_id, model_id=created.model_id)
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder, "model")
-            pyfunc.save_model(
-                saved,
-                loader_module="pipeline.serving",
-                data_path=_copied({path.name: path for path in models.glob("[!.]*")}, Path(folder, "data")),
-                code_paths=[_copied(SERVED, Path(folder, "pipeline"))],
-                mlflow_model=about,
-                pip_requirements=provenance.pinned(SERVING_PACKAGES),
-                **_interface(),
-            )
+            save_model(models, saved, about)
             try:
                 self.client.log_model_artifacts(created.model_id, str(saved))
             except StoreError:
@@ -233,6 +227,7 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
     for name in (
         "__init__",
         "console",
+        "counts",
         "files",
         "learning/__init__",
         "learning/classifier",
@@ -267,6 +262,22 @@ def _is_known(report: str, model_sha256: str) -> bool:
         return files.read_report(files.REPORTS / report).get("model_sha256") == model_sha256
     except (files.UnreadableError, OSError, SyntaxError):  # Pillow raises the last two for what is no picture
         return False
+
+
+def save_model(models: Path, folder: Path, about: Model | None = None) -> None:
+    """Save the files in ``models``, and the code that answers with them, as an MLflow model in ``folder``."""
+    from mlflow import pyfunc
+
+    with tempfile.TemporaryDirectory() as copies:
+        pyfunc.save_model(
+            folder,
+            loader_module="pipeline.serving",
+            data_path=_copied({path.name: path for path in models.glob("[!.]*")}, Path(copies, "data")),
+            code_paths=[_copied(SERVED, Path(copies, "pipeline"))],
+            mlflow_model=about,
+            pip_requirements=provenance.pinned(SERVING_PACKAGES),
+            **_interface(),
+        )
 
 
 def _copied(paths: Mapping[str, Path], folder: Path) -> str:

@@ -291,7 +291,8 @@ def test_every_module_and_report_that_is_named_exists(name):
 
 
 UNKEPT = {  # made by commands, not by stages
-    f"reports/{name}" for name in ("corrections.json", "gate.md", "index.html", "sweep.csv", "sweep_effects.png")
+    f"reports/{name}"
+    for name in ("corrections.json", "gate.md", "index.html", "sweep.csv", "sweep_effects.png", "watch.html")
 }
 FIGURE = re.compile(r"<!-- (?P<name>[\w.]+):(?P<key>\w+) -->(?P<text>[^<]*)<!-- / -->")
 

@@ -1,6 +1,8 @@
 """The registered model answers to photographs and fields, in Python and over HTTP, without TensorFlow."""
 
 import base64
+import contextlib
+import http.client
 import io
 import json
 import os
@@ -21,7 +23,7 @@ import pytest
 from conftest import Project, environment
 from PIL import Image
 
-from pipeline import files, serving, tracking
+from pipeline import counts, files, serving, tracking
 
 REGISTER = """
 from pipeline import registry, tracking
@@ -132,16 +134,24 @@ def test_the_model_loads_anywhere_without_tensorflow_and_with_its_own_code(
 
 
 @pytest.fixture(scope="module")
-def address(served: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start ``mlflow models serve`` in a folder of its own and return its address."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which the server runs."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def address(served: Project, folder: Path) -> Iterator[str]:
+    """Start ``mlflow models serve`` as the documentation does, in a folder of its own, and return its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
     command = ["mlflow", "models", "serve", "-m", "models:/digits@champion", "--env-manager", "local", "-p", str(port)]
+    command += ["--workers", "2"]
+    settings = variables(served) | {"OPENCV_FOR_THREADS_NUM": "1", "UVICORN_TIMEOUT_WORKER_HEALTHCHECK": "60"}
+    settings |= {counts.VARIABLE: "counts.db"}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env=variables(served), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         wait_for(f"http://127.0.0.1:{port}", server, folder / "log")
@@ -233,3 +243,61 @@ def test_bad_bytes_get_a_reason_and_the_server_keeps_running(address: str, sures
     assert post(address, b"\xff\xd8\xff")[0] == 400
     assert post(address, {"dataframe_records": [{"picture": 1}]})[0] == 400
     assert post(address, {"dataframe_records": [{"image": surest[0].tolist()}]})[0] == 200
+
+
+def bomb() -> bytes:
+    """Return a picture of 400 million pixels in 50 kB."""
+    stream = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def slowly(address: str, body: bytes, seconds: float) -> int:
+    """Post a body byte by byte and return the status."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.putrequest("POST", "/invocations")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders()
+    for byte in body:
+        connection.send(bytes([byte]))
+        time.sleep(seconds / len(body))
+    with contextlib.closing(connection):
+        return connection.getresponse().status
+
+
+@pytest.mark.slow
+def test_who_sends_too_much_too_slowly_or_nonsense_is_refused_and_nobody_else_notices(
+    address: str, surest: tuple[np.ndarray, int]
+) -> None:
+    field, label = surest
+
+    def image(content: bytes) -> dict[str, Any]:
+        return {"dataframe_records": [{"image": text(content)}]}
+
+    with ThreadPoolExecutor(8) as people:
+        odd = [people.submit(post, address, image(content)) for content in (bomb(), bytes(15_000_000))]
+        odd += [people.submit(post, address, b"\xff" * 20) for _ in range(40)]
+        slow = people.submit(slowly, address, json.dumps(image(b"no picture")).encode(), 2)
+        others = [people.submit(post, address, {"dataframe_records": [{"image": field.tolist()}]}) for _ in range(40)]
+        answers = [each.result() for each in others]
+        assert [(status, answer[0]["text"]) for status, answer in answers] == [(200, str(label))] * 40
+        assert {each.result()[0] for each in odd} | {slow.result()} == {400}
+        assert "more than 60 million pixels" in odd[0].result()[1]
+
+
+@pytest.mark.slow
+def test_what_several_workers_read_is_counted_in_one_file(
+    address: str, folder: Path, surest: tuple[np.ndarray, int]
+) -> None:
+    def count(quantity: str, bin_: str) -> int:
+        found = counts.read(folder / "counts.db") if (folder / "counts.db").exists() else []
+        return sum(row.pictures for row in found if (row.quantity, row.bin) == (quantity, bin_))
+
+    wanted = (("kind", "field"), ("verdict", "refused"), ("refused", "not base64"))
+    before = [count(*each) for each in wanted]
+    with ThreadPoolExecutor(8) as people:
+        fields = {"dataframe_records": [{"image": surest[0].tolist()}] * 3}
+        list(people.map(lambda _: post(address, fields), range(20)))
+        list(people.map(lambda _: post(address, {"dataframe_records": [{"image": "%"}]}), range(5)))
+    assert [count(*each) for each in wanted] == [before[0] + 60, before[1] + 5, before[2] + 5]
