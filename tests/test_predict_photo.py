@@ -389,6 +389,15 @@ def test_a_comb_to_write_in_is_no_digit(classifier):
     assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "656"
 
 
+def test_a_seven_much_higher_than_its_neighbours_is_no_line(classifier):
+    row, bottom = row_of_shipped(("single_06.jpg", "single_27.jpg"))
+    row = np.pad(row, ((0, 60), (0, 90)))
+    left = row.shape[1] - 130
+    seven = np.array([[left, bottom - 70], [left + 45, bottom - 75], [left + 10, bottom + 70]], np.int32)
+    cv2.polylines(row, [seven], False, 1.0, 8, cv2.LINE_AA)
+    assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "657"
+
+
 @pytest.mark.parametrize("pitch", [25, 40, 90])
 def test_squared_paper_neither_hides_a_thin_digit_nor_is_one(classifier, pitch):
     page = np.full((360, 500), 225, np.uint8)

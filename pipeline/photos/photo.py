@@ -541,6 +541,7 @@ def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     return Page(strength, names, pieces, stroke_of(kept), peak)
 
 
+TALL, BAR = 2.7, 0.15  # times the usual height of such a digit; share of its ink that is not its longest stroke
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 
@@ -552,8 +553,16 @@ def _drawn_lines(pieces: tuple[Piece, ...], names: np.ndarray) -> np.ndarray:
         x, y, w, h = piece.box
         if max(w, h) > LONG * usual:
             own = names[y : y + h, x : x + w] == piece.name
-            lines[y : y + h, x : x + w] |= long_lines_of(own, usual)
+            found = long_lines_of(own, usual)
+            if not (_is_tall(piece, usual) and (own & ~found).sum() > BAR * own.sum()):
+                lines[y : y + h, x : x + w] |= found
     return lines
+
+
+def _is_tall(piece: Piece, usual: float) -> bool:
+    """Tell whether a piece may be a digit higher than the others here, as the sevens of some hands are."""
+    _, _, w, h = piece.box
+    return not piece.touches and w <= LONG * usual and h <= TALL * usual
 
 
 def _without_ticks(pieces: tuple[Piece, ...], names: np.ndarray, drawn: np.ndarray) -> tuple[Piece, ...]:
