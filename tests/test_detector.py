@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.detector import glyphs, network, pages
+from benchmarks.detector import glyphs, network, pages, reading
 from benchmarks.detector.glyphs import Writer
 from benchmarks.detector.network import SIDE, UNIT, Crop
 from benchmarks.detector.reading import Detector, digits_of
@@ -61,6 +61,28 @@ def test_a_pen_is_as_broad_as_asked(writer: Writer, pen: float) -> None:
     cover = glyphs._with_pen(writer._lines[one], 10 * np.eye(2), np.zeros(2), np.array([280, 280]), pen * 200)
     widths = [np.count_nonzero(row > 127) for row in cover if (row > 127).any()]
     assert np.median(widths) == pytest.approx(2 * pen * 200, rel=0.4)
+
+
+def test_joined_writing_is_about_as_high_as_asked_and_broader() -> None:
+    covers = [glyphs.draw_cursive(np.random.default_rng(number), 60, 3) for number in range(20)]
+    heights, widths = zip(*(cover.shape for cover in covers if cover is not None), strict=True)
+    assert 25 < min(heights) <= max(heights) < 80
+    assert np.median(widths) > 60
+
+
+def test_thinning_leaves_a_line_of_one_pixel_where_a_stroke_was() -> None:
+    bar = np.zeros((1, 28, 28), np.uint8)
+    bar[0, 4:24, 11:16] = 255
+    on_line = glyphs.distances(bar)[0] == 0
+    assert set(on_line[20:36].sum(1)) == {1}
+
+
+def test_ink_that_is_taken_for_a_digit_s_explains_a_picture_and_a_guess_over_paper_does_not() -> None:
+    ink, sure = np.zeros((40, 60), np.uint8), np.full((20, 32, 3), 9.0, np.float32)
+    assert reading._explained(ink, sure) == 0
+    ink[10:20, 10:30] = 255
+    assert reading._explained(ink, sure) == pytest.approx(5 * 10, abs=0.1)
+    assert reading._explained(ink, -sure) == pytest.approx(0, abs=0.1)
 
 
 def test_a_way_leads_from_a_digit_s_ink_to_its_middle(writer: Writer) -> None:

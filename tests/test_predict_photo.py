@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import os
 import re
@@ -434,6 +435,35 @@ def test_a_comb_to_write_in_is_no_digit(classifier):
     for x in np.linspace(left, right, 4).round().astype(int):
         cv2.line(row, (x, bottom - 16), (x, bottom + 14), 1.0, 3)
     assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "656"
+
+
+MARKS = {  # between the digits of a row: places in heights from its base line, and how long
+    "comma": ((0.08, -0.06), (-0.06, 0.22)),
+    "long comma": ((0.1, -0.3), (-0.06, 0.25)),
+    "full stop": ((0, -0.1), (0, -0.03)),
+    "apostrophe": ((0.05, -1.1), (-0.03, -0.8)),
+}
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_mark_between_digits_is_no_digit_however_like_a_one(classifier, mark):
+    row, bottom = row_of_shipped(("single_06.jpg", "single_27.jpg", "single_06.jpg", "single_12.jpg"))
+    places = np.flatnonzero((row > 0.5).any(0))
+    for left, right in itertools.pairwise(places):
+        if right - left > 15:
+            ends = [(int((left + right) / 2 + 70 * x), int(bottom + 70 * y)) for x, y in MARKS[mark]]
+            cv2.line(row, *ends, 1.0, 7, cv2.LINE_AA)
+    found = reading.read(photo.open_picture(encode(230 - (180 * row).astype(np.uint8))), classifier)
+    assert found.text == "6564"
+
+
+def test_a_seven_much_higher_than_its_neighbours_is_no_line(classifier):
+    row, bottom = row_of_shipped(("single_06.jpg", "single_27.jpg"))
+    row = np.pad(row, ((0, 60), (0, 90)))
+    left = row.shape[1] - 130
+    seven = np.array([[left, bottom - 70], [left + 45, bottom - 75], [left + 10, bottom + 70]], np.int32)
+    cv2.polylines(row, [seven], False, 1.0, 8, cv2.LINE_AA)
+    assert text(classifier, 230 - (180 * row).astype(np.uint8), reading.read) == "657"
 
 
 @pytest.mark.parametrize("pitch", [25, 40, 90])

@@ -6,6 +6,7 @@ operations that IEEE 754 rounds alike: the same random numbers give the same bit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,7 @@ STEPS = 8  # of a pixel, in which distances to a skeleton are kept
 LETTERS = (
     "ABCDEFGHKLMNPQRTUVWXYZabcdefghkmnpqrtuvwxyz?&#%@=<>:;()[]{}$"  # nobody's digits: no I, J, O, S, i, j, l, o, s
 )
+WORDS = "aabcdeeefghiijklmnnooprrsssttuuvwyzABCDEFGIJLMNOPRSTUVW"  # in words any letter: those beside it tell
 SCRIPTS = tuple(range(8))  # OpenCV's Hershey fonts: drawn by a pen
 MARKS = {  # what stands between digits, and how often
     "comma": 20, "dot": 16, "dash": 10, "plus": 6, "slash": 8, "equals": 6, "bracket": 8, "colon": 6, "tick": 6,
@@ -42,7 +44,7 @@ class Hand:
 
 def draw_hand(rng: np.random.Generator, height: float) -> Hand:
     """Return a random hand that writes digits of ``height`` pixels."""
-    pen = 0.0 if rng.random() < 0.45 else max(0.012 * 7 ** rng.random(), 0.7 / height)
+    pen = 0.0 if rng.random() < 0.4 else max(0.012 * 11 ** rng.random(), 0.7 / height)  # pencil to brush
     return Hand(rng.uniform(0.7, 1.25), rng.normal(0.02, 0.15), pen, int(rng.integers(45, 121)))
 
 
@@ -92,6 +94,19 @@ def _with_pen(lines: np.ndarray, matrix: np.ndarray, low: np.ndarray, size: np.n
     return np.clip(255 * (radius + 0.5 - far * pixels), 0, 255).astype(np.uint8)
 
 
+def _thinning() -> Iterator[np.ndarray]:
+    """Yield for both steps of Zhang and Suen 1984 whether a pixel with these neighbours stays: uint8 [256]."""
+    near = np.arange(256)[:, None] >> np.arange(8) & 1
+    count, begins = near.sum(1), ((near == 0) & (np.roll(near, -1, 1) == 1)).sum(1)
+    for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
+        ends = (near[:, first].min(1) == 0) & (near[:, second].min(1) == 0)
+        yield (~((count >= 2) & (count <= 6) & (begins == 1) & ends)).astype(np.uint8)
+
+
+_AROUND = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # the bit of each neighbour, from the one above
+_STAYS = tuple(_thinning())
+
+
 def distances(images: np.ndarray) -> np.ndarray:
     """Return how far each place is from a digit's skeleton, in eighths of a pixel: uint8 [n, 56, 56].
 
@@ -99,21 +114,16 @@ def distances(images: np.ndarray) -> np.ndarray:
     """
     sides = (SKELETON, SKELETON)
     large = np.stack([cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR) for image in images])
-    padded = np.pad((large > 110).astype(np.uint8), ((0, 0), (1, 1), (1, 1)))
-    inner = padded[:, 1:-1, 1:-1]
-    places = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))  # around a pixel, from the one above it
-    near = [padded[:, y : y + SKELETON, x : x + SKELETON] for y, x in places]
-    removed = True
-    while removed:
-        removed = False
-        for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
-            count = sum(near[1:], near[0].copy())
-            begins = sum(((near[k] < near[(k + 1) % 8]).view(np.uint8) for k in range(1, 8)), (near[0] < near[1]) + 0)
-            ends = [(near[a] & near[b] & near[c]) == 0 for a, b, c in (first, second)]
-            gone = (inner == 1) & (count >= 2) & (count <= 6) & (begins == 1) & ends[0] & ends[1]
-            inner[gone] = 0
-            removed |= bool(gone.any())
-    far = [cv2.distanceTransform(1 - line, cv2.DIST_L2, cv2.DIST_MASK_5) for line in inner]
+    lines = np.pad((large > 110).astype(np.uint8), ((0, 0), (1, 1), (1, 1)))
+    whole = lines.reshape(-1, SKELETON + 2)  # one picture: the empty margins keep digits apart
+    for _ in range(SKELETON):
+        before = int(whole.sum())
+        for stays in _STAYS:
+            near = cv2.filter2D(whole, -1, _AROUND, borderType=cv2.BORDER_CONSTANT)
+            np.multiply(whole, cv2.LUT(near, stays), out=whole, casting="unsafe")
+        if int(whole.sum()) == before:
+            break
+    far = [cv2.distanceTransform(1 - line, cv2.DIST_L2, cv2.DIST_MASK_5) for line in lines[:, 1:-1, 1:-1]]
     return np.clip(STEPS * np.stack(far), 0, 255).astype(np.uint8)
 
 
@@ -130,16 +140,38 @@ def cut(cover: np.ndarray) -> np.ndarray | None:
     return cover[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def draw_letter(rng: np.random.Generator, height: float, pen: float) -> np.ndarray | None:
-    """Return the cover of a letter or a sign ``height`` pixels high, slanted at random, drawn by a pen of ``pen``."""
+def draw_letter(rng: np.random.Generator, height: float, pen: float, letters: str = LETTERS) -> np.ndarray | None:
+    """Return the cover of one of ``letters`` about ``height`` pixels high, slanted at random, by a pen of ``pen``."""
     side = int(2.4 * height) + 4
     cover = np.zeros((side, side), np.uint8)
     start = int(0.5 * height), int(1.6 * height)
-    text, font = LETTERS[rng.integers(len(LETTERS))], int(rng.integers(len(SCRIPTS)))
+    text, font = letters[rng.integers(len(letters))], int(rng.integers(len(SCRIPTS)))
     cv2.putText(cover, text, start, font, height / 22, 255, max(1, round(pen)), cv2.LINE_AA)
     lean, turn = rng.normal(-0.1, 0.2), rng.normal(0, 0.1)
     view = np.array([[1, lean, -lean * side / 2], [turn, 1, -turn * side / 2]], np.float32)
     return cut(cv2.warpAffine(cover, view, (side, side)))
+
+
+def draw_cursive(rng: np.random.Generator, height: float, pen: float) -> np.ndarray | None:
+    """Return the cover of joined writing about ``height`` pixels high: loops and waves of changing size."""
+    waves = int(rng.integers(3, 14))
+    steps = np.arange(16 * waves + 1) / 16
+    high = np.repeat(rng.choice((0.5, 0.55, 1.0), waves + 1, p=(0.5, 0.3, 0.2)), 16)[: len(steps)]
+    loop = np.repeat(rng.uniform(-0.05, 0.3, waves + 1), 16)[: len(steps)]
+    around, low = _wave(steps + 0.25), high * (0.5 + 0.5 * _wave(steps))
+    x = steps * rng.uniform(0.3, 0.6) + loop * around + rng.normal(0.1, 0.15) * low
+    points = np.stack([x, 1 - low], 1) * height + rng.normal(0, 0.01 * height, (len(steps), 2)) + 2 * pen + 2
+    shape = int(np.ptp(points[:, 0]) + 4 * pen + 8), int(1.1 * height + 4 * pen + 8)
+    points[:, 0] -= points[:, 0].min() - 2 * pen - 2
+    cover = np.zeros(shape[::-1], np.uint8)
+    draw_line(cover, points, pen)
+    return cut(cover)
+
+
+def _wave(turns: np.ndarray) -> np.ndarray:
+    """Return a wave like a sine of 0 at whole ``turns``, from parabolas: the same bits on every processor."""
+    part = turns % 1
+    return np.where(part < 0.5, 16 * part * (0.5 - part), -16 * (part - 0.5) * (1 - part))
 
 
 def draw_mark(rng: np.random.Generator, height: float, pen: float) -> tuple[np.ndarray | None, float]:

@@ -10,12 +10,12 @@ import numpy as np
 from benchmarks.detector import glyphs
 from benchmarks.detector.glyphs import Hand, Writer
 
-KINDS = {"single": 0.3, "row": 0.32, "page": 0.2, "table": 0.1, "none": 0.08}  # of pages, with their shares
+KINDS = {"single": 0.28, "row": 0.32, "page": 0.19, "table": 0.1, "none": 0.11}  # of pages, with their shares
 LINES = {  # what is printed on the paper, with its share
     "nothing": 0.4, "ruled": 0.13, "squared": 0.12, "dotted": 0.04, "underlines": 0.08, "box": 0.07, "comb": 0.05,
     "cells": 0.06, "columns": 0.05,
 }  # fmt: skip
-OTHERS = ("scribble", "signature", "word", "word", "marks", "arrow", "circle", "letter")  # that is no digit
+OTHERS = ("scribble", "signature", "word", "cursive", "marks", "arrow", "circle", "letter")  # that is no digit
 MOST = 250  # digits on a page: their numbers are uint8
 COVERED = 40  # of 255: ink as strong as this belongs to its digit
 
@@ -47,6 +47,8 @@ class Style:
     gap: float  # between digits, in heights
     touching: bool  # whether digits touch and overlap
     zeros: float  # share of digits that are zeros: 1000
+    joined: bool  # whether strokes join digits
+    ruled: bool  # whether a line is printed under each row
     crossed: float  # share of digits that are crossed out
     marks: float  # share of digits that a mark follows
     spaces: float  # share of digits that a space follows
@@ -99,10 +101,13 @@ class Canvas:
 
 
 def draw(rng: np.random.Generator, writer: Writer) -> Page:
-    """Draw one page: 150 to 420 pixels a side, of any kind, as a camera, a scanner or a screen shows it."""
-    shape = int(rng.integers(150, 420)), int(rng.integers(150, 420))
+    """Draw one page: 150 to 850 pixels a side, of any kind, as a camera, a scanner or a screen shows it."""
     kind = _pick(rng, KINDS)
+    far = kind in ("row", "page") and rng.random() < 0.14  # a sheet seen from far
+    low, high = (450, 850) if far else (150, 420)
+    shape = int(rng.integers(low, high)), int(rng.integers(low, high))
     least, most = {"single": (0.25, 0.95), "row": (0.1, 0.7)}.get(kind, (0.06, 0.3))
+    least, most = (0.02, 0.06) if far else (least, most)
     height = max(12.0, min(shape) * least * (most / least) ** rng.random())
     style, canvas = _style(rng, height), Canvas(shape)
     {"single": _single, "row": _one_row, "page": _rows, "table": _table, "none": _nothing}[kind](
@@ -111,7 +116,7 @@ def draw(rng: np.random.Generator, writer: Writer) -> Page:
     for _ in range(int(rng.poisson(1.6 if kind == "none" else 0.5))):
         _add_other(canvas, rng, style, beside=kind in ("single", "row"))
     paper = _lines(rng, shape, height)
-    return _seen(rng, canvas, _inked(rng, canvas, paper, style), style)
+    return _seen(rng, canvas, _inked(rng, canvas, paper, style, far=far), style)
 
 
 def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
@@ -131,6 +136,8 @@ def _style(rng: np.random.Generator, height: float) -> Style:
         gap=rng.uniform(0.03, 0.5) if near else rng.uniform(0.5, 1.6),
         touching=bool(rng.random() < 0.25),
         zeros=float(rng.choice((0.0, 0.5), p=(0.8, 0.2))),
+        joined=bool(rng.random() < 0.08),
+        ruled=bool(rng.random() < 0.15),
         crossed=float(rng.choice((0.0, 0.03), p=(0.7, 0.3))),
         marks=float(rng.choice((0.0, 0.15, 0.5, 0.9), p=(0.5, 0.2, 0.15, 0.15))),
         spaces=float(rng.choice((0.0, 0.15, 0.4))),
@@ -216,6 +223,8 @@ def _row(
         raised = int(rng.uniform(0, 0.5) * (height - cover.shape[0])) if cover.shape[0] < 0.6 * height else 0
         x += rng.uniform(-0.28, 0.05) * height if style.touching and number else 0
         before = len(canvas.boxes)
+        if style.joined and number and canvas.boxes and rng.random() < 0.7:
+            _join(canvas, rng, style, (x, base))
         canvas.write(cover, round(x), round(base - cover.shape[0]) - raised, label)
         if len(canvas.boxes) > before and rng.random() < style.crossed:
             canvas.cross_out(rng, style.pen)
@@ -226,13 +235,32 @@ def _row(
                 canvas.stamp(mark, x, base - above * height - mark.shape[0] / 2)
                 x += mark.shape[1] + abs(rng.normal(0.1, 0.1)) * height
         x += rng.uniform(0.5, 2.5) * height if rng.random() < style.spaces else 0
+    if style.ruled:
+        y, width = start[1] + height * rng.uniform(0.94, 1.08), canvas.shape[1]
+        ends = np.array([(start[0] - 9 * height, y), (x + 9 * height, y + style.tilt * (x - start[0]))])
+        line = np.zeros(canvas.shape, np.uint8)
+        glyphs.draw_line(line, ends if rng.random() < 0.5 else np.array([(0, y), (width, y)]), 0.35 * style.pen + 0.7)
+        canvas.others = np.maximum(canvas.others, (line * np.float32(rng.uniform(0.4, 1))).astype(np.uint8))
     return x
+
+
+def _join(canvas: Canvas, rng: np.random.Generator, style: Style, place: tuple[float, float]) -> None:
+    """Draw a stroke from the last digit to the next one at ``place``, x and base line: it belongs to neither."""
+    x, base = place
+    before, y = canvas.boxes[-1], base - rng.uniform(0.5, 1) * style.height
+    ends = np.array([(before[0] + rng.uniform(0.5, 1) * before[2], y), (x + 0.3 * style.height, y)])
+    ends[:, 1] += rng.normal(0, 0.06, 2) * style.height
+    line = np.zeros(canvas.shape, np.uint8)
+    glyphs.draw_line(line, ends, 0.8 * style.pen)
+    canvas.digits = np.maximum(canvas.digits, line)
 
 
 def _word(canvas: Canvas, rng: np.random.Generator, start: tuple[float, float], height: float, pen: float) -> float:
     x, joined = start[0], rng.uniform(0.7, 1.1)
-    for _ in range(int(rng.integers(2, 10))):
-        cover = glyphs.draw_letter(rng, height * rng.uniform(0.55, 1), pen)
+    cursive, letters = rng.random() < 0.25, glyphs.WORDS if rng.random() < 0.7 else glyphs.LETTERS
+    for _ in range(1 if cursive else int(rng.integers(3, 10))):
+        own = height * rng.uniform(0.55, 1)
+        cover = glyphs.draw_cursive(rng, own, pen) if cursive else glyphs.draw_letter(rng, own, pen, letters)
         if cover is not None:
             canvas.stamp(cover, x, start[1] + height - cover.shape[0] + rng.normal(0, 0.04) * height)
             x += cover.shape[1] * joined + 0.04 * height
@@ -257,6 +285,8 @@ def _add_other(canvas: Canvas, rng: np.random.Generator, style: Style, *, beside
             glyphs.draw_line(own.others, (x, y) + size * path, style.pen)
         case "word":
             _word(own, rng, (x, y), 0.8 * size, style.pen)
+        case "cursive":
+            own.stamp(glyphs.draw_cursive(rng, size, style.pen), x, y)
         case "letter":
             own.stamp(glyphs.draw_letter(rng, size, style.pen), x, y)
         case "marks":
@@ -326,7 +356,7 @@ def _cloud(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.n
     return cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
 
 
-def _inked(rng: np.random.Generator, canvas: Canvas, lines: np.ndarray, style: Style) -> np.ndarray:
+def _inked(rng: np.random.Generator, canvas: Canvas, lines: np.ndarray, style: Style, *, far: bool) -> np.ndarray:
     """Put all layers on paper and light it: uint8 [h, w]. What a table's edge hides belongs to no digit any more."""
     shape = canvas.shape
     paper = rng.uniform(150, 250)
@@ -348,7 +378,7 @@ def _inked(rng: np.random.Generator, canvas: Canvas, lines: np.ndarray, style: S
             (rng.random(shape, np.float32) - 0.5) * (canvas.digits > glyphs.CLEAR) * np.float32((paper - dark) * 0.6)
         )
     page = _lit(rng, page)
-    if rng.random() < 0.12:
+    if rng.random() < (0.6 if far else 0.15):
         page = _on_table(rng, page, canvas, paper)
     page = 255 - page if rng.random() < 0.22 else page  # chalk, or ink on a screen
     return np.clip(page, 0, 255).astype(np.uint8)
@@ -389,7 +419,8 @@ def _on_table(rng: np.random.Generator, page: np.ndarray, canvas: Canvas, paper:
     level = np.float32(rng.uniform(20, 0.75 * paper))
     texture = (_cloud(rng, canvas.shape, int(rng.integers(5, 40))) - 0.5) * np.float32(rng.choice((4, 20)))
     for side in rng.permutation(4)[: rng.integers(1, 5)]:
-        depth, slope = np.float32(rng.uniform(0.01, 0.14)), np.float32(rng.normal(0, 0.06))
+        deep = 0.14 if rng.random() < 0.7 else 0.33
+        depth, slope = np.float32(rng.uniform(0.01, deep)), np.float32(rng.normal(0, 0.06))
         along, into = ((x, y), (x, 1 - y), (y, x), (y, 1 - x))[side]
         beside = into < depth + slope * (along - np.float32(0.5))
         page = np.where(beside, level + texture, page)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from benchmarks.detector.network import MOST, REACH, UNIT, normal_ink, resized
+from benchmarks.detector.network import REACH, UNIT, WEAK, normal_ink, resized
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import lines, photo, reading
 from pipeline.photos.photo import Page, Picture, Piece
@@ -18,7 +18,7 @@ from pipeline.photos.reading import Group, Reading
 SIDES = (1131, 800, 565, 400, 283, 200, 141, 100, 71, 50, 36, 28)  # pixels of the longer side, in which is looked
 FOUND = 0.25  # least probability of a digit's middle
 SURE = 0.35  # of one that is read alone
-ALMOST = 0.8  # of the most that is found in one size: the largest of such sizes shows the most of each stroke
+ALMOST = 0.9  # of the most ink that is taken for digits' in one size: the first of such sizes shows strokes best
 APART = 0.38  # of digits' sizes: middles nearer than this are one
 AROUND = 0.72, 0.7  # of a digit's sides from its middle: as far its ink lies, and as far from it its ways may end
 WHOLE = 0.85  # share of a piece of ink that is a digit's: then all of it is
@@ -52,10 +52,9 @@ class Detector:
         for side in SIDES:
             scale = side / max(ink.shape)
             if scale <= 1.26:
-                pixels, middles = self._maps(resized(ink, scale))
-                digits = digits_of(middles)
-                area = np.minimum(digits[:, 3] * digits[:, 4], MOST**2)
-                looks.append((float((digits[:, 0] ** 2 * area).sum()) / scale**2, scale, digits, pixels))
+                seen = resized(ink, scale)
+                pixels, middles = self._maps(seen)
+                looks.append((_explained(seen, pixels) / scale**2, scale, digits_of(middles), pixels))
         most = max((evidence for evidence, *_ in looks), default=0.0)
         for evidence, scale, digits, pixels in looks:
             if evidence >= ALMOST * most and len(digits):
@@ -91,6 +90,14 @@ def digits_of(middles: np.ndarray) -> np.ndarray:
         if all(np.hypot(*((middle - other[1:3]) / ((size + other[3:]) / 2))) > APART for other in kept):
             kept.append(np.r_[likely[y, x], middle, size])
     return np.array(kept).reshape(-1, 5)
+
+
+def _explained(ink: np.ndarray, pixels: np.ndarray) -> float:
+    """Return how much ink is taken for digits', in pixels of the map: boxes that are guessed over paper add nothing."""
+    height, width = pixels.shape[:2]
+    whole = np.pad(ink, ((0, 2 * height - ink.shape[0]), (0, 2 * width - ink.shape[1])))
+    inked = whole.reshape(height, 2, width, 2).max((1, 3)) > 255 * np.sqrt(WEAK)
+    return float((1 / (1 + np.exp(-pixels[..., 0])))[inked].sum())
 
 
 def _in_own_size(pixels: np.ndarray, scale: float, shape: tuple[int, ...]) -> np.ndarray:

@@ -274,6 +274,7 @@ SHEET = 0.15  # of the picture's area that a sheet of paper on a table covers at
 NARROW = 0.3  # and of its shorter side;
 FILLED = 0.85  # how much of its convex hull a sheet fills;
 LIGHTER = 1.25  # how many times as light as the table it is,
+EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
 INKED = (0.003, 0.25)  # and how much of it is ink: a small one without any is a stroke of white ink
 
 
@@ -295,8 +296,22 @@ def _without_table(grey: np.ndarray) -> np.ndarray:
 
 
 def _sheet_of(small: np.ndarray, smooth: np.ndarray) -> np.ndarray | None:
-    """Return the mask of a sheet of paper that a darker table surrounds, on three sides at least, or None."""
+    """Return the mask of a sheet of paper that a darker table surrounds, on three sides at least, or None.
+
+    Where a lamp shines on the table, no level of light divides the two; then it is the edge all around the sheet.
+    """
     light, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    whole = _as_sheet(small, smooth, bright, light)
+    if whole is not None:
+        return whole
+    within = np.zeros((small.shape[0] + 2, small.shape[1] + 2), np.uint8)
+    _, _, _, lightest = cv2.minMaxLoc(cv2.GaussianBlur(smooth, (0, 0), 2.0))
+    cv2.floodFill(smooth, within, lightest, 0, EDGE, EDGE, cv2.FLOODFILL_MASK_ONLY | 4)
+    return _as_sheet(small, smooth, within[1:-1, 1:-1], light)
+
+
+def _as_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float) -> np.ndarray | None:
+    """Return the mask of the sheet that the largest ``bright`` area is, ``light`` or lighter, or None."""
     outline = max(
         cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea, default=None
     )
@@ -306,9 +321,11 @@ def _sheet_of(small: np.ndarray, smooth: np.ndarray) -> np.ndarray | None:
     inside, outside, share = sheet > 0, sheet == 0, float(sheet.mean())
     rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
     sides = sum(side.mean() > 0.7 for side in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
-    if share < SHEET or sides < 3 or bright[outside].mean() > 0.1:
+    if share < SHEET or sides < 3:
         return None
     level, table = float(np.median(small[inside])), float(np.median(small[outside]))
+    if max(bright[outside].mean(), (small > 0.85 * level)[outside].mean()) > 0.1:
+        return None  # more paper, beyond the border of a cell
     thin, dark = ((small < limit)[inside].mean() for limit in (0.88 * smooth, (level + table) / 2))
     is_stroke = dark > INKED[1] or (share < NARROW and thin < INKED[0])
     return None if is_stroke or level < max(light, LIGHTER * table) else sheet
@@ -524,6 +541,7 @@ def _page(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     return Page(strength, names, pieces, stroke_of(kept), peak)
 
 
+TALL, BAR = 2.7, 0.15  # times the usual height of such a digit; share of its ink that is not its longest stroke
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 
@@ -535,8 +553,16 @@ def _drawn_lines(pieces: tuple[Piece, ...], names: np.ndarray) -> np.ndarray:
         x, y, w, h = piece.box
         if max(w, h) > LONG * usual:
             own = names[y : y + h, x : x + w] == piece.name
-            lines[y : y + h, x : x + w] |= long_lines_of(own, usual)
+            found = long_lines_of(own, usual)
+            if not (_is_tall(piece, usual) and (own & ~found).sum() > BAR * own.sum()):
+                lines[y : y + h, x : x + w] |= found
     return lines
+
+
+def _is_tall(piece: Piece, usual: float) -> bool:
+    """Tell whether a piece may be a digit higher than the others here, as the sevens of some hands are."""
+    _, _, w, h = piece.box
+    return not piece.touches and w <= LONG * usual and h <= TALL * usual
 
 
 def _without_ticks(pieces: tuple[Piece, ...], names: np.ndarray, drawn: np.ndarray) -> tuple[Piece, ...]:

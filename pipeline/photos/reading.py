@@ -269,6 +269,7 @@ WIDE = 0.8  # of the usual height: ink wider than this may be two digits that to
 LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
+MARK = 0.05  # of the usual height from the middle of the row: ink that does not come so near is a mark, no digit
 JOINED = 4  # pieces that one digit can be in
 TOUCHING = 8  # digits in a row that may all touch
 ASIDE = 0.8  # pixels of ink that a step aside is worth to a cut
@@ -286,6 +287,7 @@ def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     """Choose what belongs together in a row by the classifier's confidence (Casey & Lecolinet 1996, section 4)."""
     usual = photo.height_of(page.pieces)
     page, atoms, costs = _cut_row(page, row, usual, classifier)
+    middles = _middle_line(row, atoms, usual)
     spans = [
         (start, end)
         for start in range(len(atoms))
@@ -304,11 +306,28 @@ def _best_groups(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
         score = best[start] + confidence[index] - _odd(groups[index], usual) - costs[end]
-        if score > best[end]:
+        is_mark = _is_mark(groups[index], middles[start:end], usual)
+        if score > best[end] and not is_mark:
             best[end], choice[end] = score, int(index)
-        if end == start + 1 and best[start] - _loss(atoms[start], usual) > best[end]:
-            best[end], choice[end] = best[start] - _loss(atoms[start], usual), -1
+        loss = 0.0 if is_mark and atoms[start].name == atoms[start].whole else _loss(atoms[start], usual)
+        if end == start + 1 and best[start] - loss > best[end]:
+            best[end], choice[end] = best[start] - loss, -1
     return list(_walk(choice, spans, groups))
+
+
+def _middle_line(row: list[Piece], atoms: list[Piece], usual: float) -> np.ndarray:
+    """Return where the middle of the row's digits lies at each atom: float [n], NaN where there are no digits."""
+    digits = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    if not digits:
+        return np.full(len(atoms), np.nan)
+    x, y, w, h = np.array([piece.box for piece in digits]).T
+    return np.interp([atom.box[0] + atom.box[2] / 2 for atom in atoms], x + w / 2, y + h / 2)
+
+
+def _is_mark(group: Group, middles: np.ndarray, usual: float) -> bool:
+    """Tell a comma, a dot or a quotation mark: wholly below the middle of the row or above it, however like a 1."""
+    _, y, _, h = group.box
+    return bool(y > middles.max() + MARK * usual or y + h < middles.min() - MARK * usual)
 
 
 def _walk(choice: list[int], spans: list[tuple[int, int]], groups: list[Group]) -> list[Group]:

@@ -133,6 +133,20 @@ def test_the_table_under_a_sheet_of_paper_changes_nothing(dark, wood):
     assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, dark, wood))).mean() < 5
 
 
+@pytest.mark.parametrize("shadow", [0, 70])
+def test_a_lamp_that_shines_on_the_table_does_not_hide_the_sheet(shadow):
+    ends = np.array([[150, 70], [330, 60], [370, 290], [140, 300]], np.float32)
+    lens = cv2.getPerspectiveTransform(np.array([[0, 0], [200, 0], [200, 200], [0, 200]], np.float32), ends)
+    down, across = np.mgrid[:360, :480]
+    table = 30 + 130 * np.exp(-((down - 90) ** 2 + (across - 90) ** 2) / (2 * 70**2))
+    seen, covered = (cv2.warpPerspective(each, lens, (480, 360)) for each in (page_with_a_seven(), np.ones((200, 200))))
+    seen = seen - shadow * np.exp(-((down - 260) ** 2) / (2 * 25**2))
+    picture = np.where(covered > 0, seen, table).astype(np.uint8)
+    ink = photo.ink_of(picture)
+    assert not ink.white
+    assert not (photo.mask_of(ink, photo.peak_of(ink), 0.5) & (covered == 0)).any()
+
+
 def test_a_sheet_may_lie_there_in_perspective():
     ends = np.array([[90, 40], [210, 50], [270, 320], [30, 330]], np.float32)
     lens = cv2.getPerspectiveTransform(np.array([[0, 0], [200, 0], [200, 200], [0, 200]], np.float32), ends)
