@@ -675,7 +675,6 @@ def test_minutes_stop_a_sweep_as_a_signal_does(project: Project) -> None:
     said = project.stage("sweep", "--minutes", "0.05", status=128 + signal.SIGINT)
     hint = "Nothing is lost: the same command resumes from the last finished epochs."
     assert said.stderr == f"stopped by SIGINT. {hint}\n"
-    assert {run.info.status for run in runs_of(project)} <= {"KILLED"}
 
 
 @pytest.mark.parametrize("option", ["--minutes=-1", "--minutes=nan", "--workers=-1"])
