@@ -162,15 +162,12 @@ def _distribution(axis: Axis) -> Any:
     from optuna import distributions
 
     if not axis.values:
-        kind = distributions.IntDistribution if _is_whole(axis) else distributions.FloatDistribution
-        return kind(axis.low, axis.high, log=axis.is_log)
+        if isinstance(axis.low, int) and isinstance(axis.high, int):
+            return distributions.IntDistribution(axis.low, axis.high, log=axis.is_log)
+        return distributions.FloatDistribution(axis.low, axis.high, log=axis.is_log)
     if all(isinstance(each, int | float) and not isinstance(each, bool) for each in axis.values):
         return distributions.IntDistribution(0, len(axis.values) - 1)
     return distributions.CategoricalDistribution(range(len(axis.values)))
-
-
-def _is_whole(axis: Axis) -> bool:
-    return isinstance(axis.low, int) and isinstance(axis.high, int)
 
 
 def _value(axis: Axis, asked: Any) -> Any:
