@@ -416,7 +416,7 @@ def test_an_answer_is_said_to_be_wrong_or_right_and_what_was_kept_is_deleted(
     wait("a word", lambda: all_texts(screen, "#said") == ["Kept as 7."])
     assert kept(project) == [("7", "Ada")]
     press(screen, "#clear")
-    draw(screen, [(0.5, 0.2), (0.5, 0.8)])
+    draw(screen, [(0.5, 0.2), (0.5, 0.5), (0.5, 0.8)])
     wait("the answer", lambda: screen.find_element(By.ID, "right").is_displayed())
     screen.find_element(By.ID, "right").click()
     wait("a word", lambda: all_texts(screen, "#said") == ["Kept as 1."])

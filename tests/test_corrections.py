@@ -253,6 +253,14 @@ def test_a_writer_is_in_one_half(tmp_path: Path) -> None:
     assert measured
 
 
+def test_the_half_of_a_writer_is_a_function_of_the_name(tmp_path: Path) -> None:
+    for writer in ("Ada", "Bob", "Cy", "Di", "Ed", "Flo"):
+        every = kept(tmp_path / writer, *[writer] * 6)
+        before = halves(tmp_path / writer)
+        corrections.delete(every[0].file, DIGITS, tmp_path / writer)
+        assert halves(tmp_path / writer) == tuple(side - {every[0].file} for side in before)
+
+
 @pytest.mark.parametrize(("size", "form"), [(160, "JPEG"), (320, "PNG"), (80, "PNG"), (97, "JPEG"), (600, "WEBP")])
 def test_a_picture_in_another_size_or_format_is_in_the_same_half_and_counts_once(
     tmp_path: Path, size: int, form: str

@@ -73,6 +73,12 @@ def test_a_photo_is_asked_for(folder):
     assert done.stderr.startswith("error: FILE: expected a picture; make photo FILE=five.jpg\n")
 
 
+def test_a_share_is_passed_on_to_learn(folder):
+    make_ready(folder)
+    assert make(folder, "--dry-run", "learn").stdout.strip() == "python -m pipeline.learn"
+    assert make(folder, "--dry-run", "learn", "SHARE=0.1").stdout.strip() == 'python -m pipeline.learn --share "0.1"'
+
+
 def test_the_demo_listens_elsewhere_only_when_the_command_line_says_so(folder):
     make_ready(folder)
     everywhere = ".".join("0000")
