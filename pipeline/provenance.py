@@ -141,17 +141,18 @@ SECRETS = (
     *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.ppk"),
     *("*secret*", "*credential*", "*password*", ".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".ssh", ".aws"),
 )
-LARGEST, LARGEST_SUM = 1_000_000, 5_000_000  # bytes of a new file, and of all of them
+NEW = 1_000_000, 5_000_000  # bytes of a new file at most, and of all of them
+CHANGED = 10_000_000, 20_000_000  # of a changed or removed one, before or after: a binary patch holds both
 
 
 def find_changes() -> Changes:
     """Return the uncommitted changes in the current folder, without the outputs of stages.
 
-    Kept are all changes of files that the last commit has, and new files of code and configuration (``CODE``) of at
-    most 1 MB each and 5 MB in all, those nearest to the project's folder first. Never kept are files that look like
-    secrets by their name or their folder's (``SECRETS``), even if the last commit has them, since the key in them may
-    be new. Links, nested repositories and files that cannot be read are left out too. Files that are left out are not
-    read. Git's own folder is not written to.
+    Kept are changes of files that the last commit has, of at most 10 MB each and 20 MB in all, and new files of code
+    and configuration (``CODE``) of at most 1 MB each and 5 MB in all, those nearest to the project's folder first.
+    Never kept are files that look like secrets by their name or their folder's (``SECRETS``), even if the last commit
+    has them, since the key in them may be new. Links, nested repositories and files that cannot be read are left out
+    too. Files that are left out are not read. Git's own folder is not written to.
     """
     top = Path(git.text("rev-parse", "--show-toplevel"))
     prefix = git.text("rev-parse", "--show-prefix")
@@ -159,17 +160,22 @@ def find_changes() -> Changes:
     found = git.run(*words)
     entries = [(os.fsdecode(entry[:2]), os.fsdecode(entry[3:])) for entry in found.stdout.split(b"\0") if entry]
     left_out = {os.fsdecode(name): "cannot be read" for name in _UNREADABLE.findall(found.stderr)}
-    kept, capacity = [], LARGEST_SUM
+    before, kept, capacity = _sizes_in_last_commit(), [], {NEW: NEW[1], CHANGED: CHANGED[1]}
     for code, name in sorted(entries, key=lambda entry: (entry[1].count("/"), entry[1])):
         is_new = code == "??" or "A" in code
         inner = name.removeprefix(prefix)
         is_there = "D" not in code and os.path.lexists(top / name)
-        reason = _reason_left_out(top / name, inner, capacity if is_new else None) if is_there else ""
+        limits = NEW if is_new else CHANGED
+        size = max(before.get(name, 0), (top / name).lstat().st_size if is_there else 0)
+        reason = _reason_left_out(top / name, inner) if is_there else ""
+        if not reason and is_new and is_there and not _is_code(top / name):
+            reason = "not code or configuration"
+        reason = reason or _reason_too_large(size, limits, capacity[limits])
         if reason:
             left_out[inner] = reason
             continue
         kept.append(name)
-        capacity -= (top / name).lstat().st_size if is_new and is_there else 0
+        capacity[limits] -= size
     with tempfile.TemporaryDirectory() as folder:
         patch, refused = _patch(kept, top, Path(folder))
     left_out |= {name.removeprefix(prefix): "cannot be read" for name in refused}
@@ -179,20 +185,30 @@ def find_changes() -> Changes:
 _UNREADABLE = re.compile(rb"could not open directory '(.*)'")
 
 
-def _reason_left_out(path: Path, name: str, capacity: int | None) -> str:
-    """Return why a change is not kept, or nothing; ``capacity`` is how many bytes of new files may still be kept."""
+def _sizes_in_last_commit() -> dict[str, int]:
+    """Return the bytes of the files that the last commit has in the current folder, by their names from the top."""
+    found = git.run("ls-tree", "-r", "-l", "-z", "--full-name", "HEAD").stdout.split(b"\0")
+    entries = [entry.partition(b"\t") for entry in found if entry]
+    sizes = {os.fsdecode(name): about.split()[3] for about, _, name in entries}
+    return {name: int(size) for name, size in sizes.items() if size.isdigit()}  # a repository within has none
+
+
+def _reason_left_out(path: Path, name: str) -> str:
+    """Return why a change is not kept whatever its size, or nothing."""
     if any(fnmatch.fnmatch(part.lower(), pattern) for part in Path(name).parts for pattern in SECRETS):
         return "looks like a secret"
-    if path.is_dir() and not path.is_symlink():
-        return "another git repository"
-    if capacity is None:
-        return ""
-    if not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in CODE) or not stat.S_ISREG(path.lstat().st_mode):
-        return "not code or configuration"
-    size = path.lstat().st_size
-    if size > LARGEST:
-        return f"over {LARGEST // 1_000_000} MB"
-    return f"over {LARGEST_SUM // 1_000_000} MB in all" if size > capacity else ""
+    return "another git repository" if path.is_dir() and not path.is_symlink() else ""
+
+
+def _is_code(path: Path) -> bool:
+    return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in CODE) and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _reason_too_large(size: int, limits: tuple[int, int], capacity: int) -> str:
+    """Return why a change of ``size`` bytes is not kept, or nothing; ``capacity`` is what may still be kept."""
+    if size > limits[0]:
+        return f"over {limits[0] // 1_000_000} MB"
+    return f"over {limits[1] // 1_000_000} MB in all" if size > capacity else ""
 
 
 def _patch(names: Sequence[str], top: Path, folder: Path) -> tuple[bytes, list[str]]:

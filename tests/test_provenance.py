@@ -110,6 +110,7 @@ def large(name: str) -> None:
     [
         ("holiday.mp4", large, "not code or configuration"),
         ("data.py", large, "over 1 MB"),
+        ("picture.png", large, "over 10 MB"),  # the last commit has it
         ("tables.csv", secret, "not code or configuration"),
         ("zero.py", linked, "not code or configuration"),
         ("nested/", nested_with_a_commit, "another git repository"),
@@ -148,6 +149,20 @@ def test_new_files_have_a_bound_in_all_and_those_nearest_to_the_project_come_fir
     changes = find_changes()
     assert sorted(names(changes.patch))[-3:] == [f"pipeline/new{number}.py" for number in range(3)]
     assert changes.left_out == {"a/deep/environment/library2.py": "over 5 MB in all"}
+
+
+@pytest.mark.usefixtures("repository")
+def test_changes_of_files_of_the_last_commit_have_a_bound_in_all_before_and_after() -> None:
+    for number, size in enumerate((9_000_000, 9_000_000, 9_000_000, 11_000_000)):
+        files.write_bytes(Path(f"{number}.bin"), bytes(size))
+    call("add", "--all")
+    call("commit", "--quiet", "--message", "Two")
+    for number in range(4):
+        Path(f"{number}.bin").unlink() if number % 2 else Path(f"{number}.bin").write_text("small\n")
+    changes = find_changes()
+    assert names(changes.patch) == ["0.bin", "1.bin"]
+    assert changes.left_out == {"2.bin": "over 20 MB in all", "3.bin": "over 10 MB"}
+    assert changes.is_dirty
 
 
 @pytest.mark.usefixtures("repository")
