@@ -92,8 +92,8 @@ class Train(Section):
     dropout: Share
     patience: Count
     epochs: Annotated[int, Field(ge=1, le=1000)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
     optimizer: Literal["adam", "muon"]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["constant", "cosine"]
     average: Share

@@ -141,6 +141,7 @@ def test_a_space_that_cannot_be_searched_is_refused_in_one_line(
 def seeds_within(budget: int) -> tuple[int, int]:
     """Return how many seeds two settings of 8 epochs at most and 5 in fact are trained with, and what is left out."""
     params = params_of({"dropout": [0.2]}, seeds=6, epochs=budget)
+    params = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 8})})
     found = race.start(trials.expand(params, limit=None), params)
     while missing := found.replay()[1]:
         for trial in missing:
@@ -150,11 +151,8 @@ def seeds_within(budget: int) -> tuple[int, int]:
 
 
 def test_a_budget_in_epochs_leaves_out_the_seeds_that_it_might_not_suffice_for() -> None:
-    first = 2 * PARAMS.train.epochs * comparison.FIRST
-    assert seeds_within(first) == (
-        4,
-        2,
-    )  # three seeds took 30 epochs, which leaves 18 for a fourth that takes at most 16
+    # three seeds took 30 epochs of 48, which leaves 18 for a fourth that takes at most 16
+    assert seeds_within(2 * 8 * comparison.FIRST) == (4, 2)
     assert seeds_within(0) == (6, 0)
     assert seeds_within(1000) == (6, 0)
 
@@ -162,4 +160,4 @@ def test_a_budget_in_epochs_leaves_out_the_seeds_that_it_might_not_suffice_for()
 def test_a_budget_that_the_first_seeds_may_exceed_is_refused_before_anything_trains() -> None:
     words = re.escape("params.yaml: sweep.epochs is 47; 3 seeds of all settings take up to 48")
     with pytest.raises(UserError, match=words):
-        seeds_within(2 * PARAMS.train.epochs * comparison.FIRST - 1)
+        seeds_within(2 * 8 * comparison.FIRST - 1)
