@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -203,14 +206,36 @@ print(hashlib.sha256(b"".join(epoch.state[name].tobytes() for name in sorted(epo
 """
 
 
+BITS = {("article", "adam"): "7d02956520419884", ("deep", "muon"): "9886a0c43220d113"}
+CPUINFO = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+
+
 @pytest.mark.skipif("avx2" not in trajectory.processor(), reason="only x86-64 with AVX2 promises these bits")
-@pytest.mark.parametrize(
-    ("network", "optimizer", "digest"), [("article", "adam", "7d02956520419884"), ("deep", "muon", "9886a0c43220d113")]
+@pytest.mark.parametrize("recipe", BITS)
+def test_every_processor_with_avx2_trains_these_bits(recipe: tuple[str, str]) -> None:
+    assert trained_bits(recipe) == BITS[recipe]
+
+
+def trained_bits(recipe: tuple[str, str], **variables: str) -> str:
+    command = [sys.executable, "-c", AVX2 % recipe]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+    not shutil.which("cc") or not {"avx512f", "cpuid_fault"} <= set(CPUINFO),
+    reason="needs a C compiler, and a processor with AVX-512 whose cpuid can be answered in its place",
 )
-def test_every_processor_with_avx2_trains_these_bits(network: str, optimizer: str, digest: str) -> None:
-    command = [sys.executable, "-c", AVX2 % (network, optimizer)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest
+def test_a_processor_that_has_no_avx512_trains_these_bits(tmp_path: Path) -> None:
+    library = str(tmp_path / "avx2_only.so")
+    source = Path(__file__).with_name("avx2_only.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+    features = "import cv2; print(cv2.getCPUFeaturesLine())"  # OpenCV asks the processor itself
+    said = subprocess.run(
+        [sys.executable, "-c", features], capture_output=True, text=True, check=True, env={"LD_PRELOAD": library}
+    )
+    assert "*AVX2 *AVX512-SKX?" in said.stdout  # has the one, and lacks the other
+    assert trained_bits(("deep", "muon"), LD_PRELOAD=library) == BITS["deep", "muon"]
 
 
 def test_other_instructions_in_one_process_are_refused(network, train: config.Train) -> None:
