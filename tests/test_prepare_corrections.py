@@ -150,8 +150,3 @@ def test_corrections_are_no_files_of_git_and_are_shared_when_dvc_is_told_to(proj
     corrections.keep((PHOTOS / "single_01.jpg").read_bytes(), "1", DIGITS, folder=clone.root / files.CORRECTIONS)
     assert "Running stage 'prepare'" in clone.dvc("repro")
     assert clone.git("status", "--porcelain").split() == ["M", "data/corrections.dvc", "M", "dvc.lock"]
-
-
-def test_a_remote_gets_no_digits_of_corrections() -> None:
-    (out,) = yaml.safe_load((files.ROOT / "dvc.yaml").read_text("utf-8"))["stages"]["prepare-corrections"]["outs"]
-    assert out == {str(files.PREPARED_CORRECTIONS): {"push": False}}

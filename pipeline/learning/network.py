@@ -60,12 +60,16 @@ NETWORKS = {
 
 
 def use_threads(threads: int) -> None:
-    """Give one operation ``threads`` threads; another count sums in another order, and gives other bits."""
-    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
+    """Compute ``threads`` operations at once, each in one thread: the same bits for every count.
+
+    An operation that is divided among threads sums in an order that depends on their count, and on the sizes of the
+    processor's caches.
+    """
+    if tf.config.threading.get_inter_op_parallelism_threads() == threads:
         return
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         raise UserError(f"train.threads: this process already computes with another count than {threads}") from None
 

@@ -1,4 +1,4 @@
-/* Makes a process believe that its processor has AVX2 and no AVX-512, and an L1 cache of 32 KB: the cpuid instruction
+/* Makes a process believe that its processor has AVX2 and no AVX-512, and caches of 32 and 512 KB: the cpuid instruction
  * faults (arch_prctl(2), ARCH_SET_CPUID), and the handler of the fault answers in its place. For LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -35,9 +35,9 @@ static void answer(int number, siginfo_t *info, void *context) {
         a &= ~NEWER_EAX;
     } else if (leaf == 0xd && part == 0) {
         a &= BIT(0) | BIT(1) | BIT(2); /* the state of x87, SSE and AVX alone */
-    } else if (leaf == 4 && (a & 31) == 1) {
-        b = (7u << 22) | 63; /* 8 ways of 64 sets of lines of 64 bytes */
-        c = 63;
+    } else if (leaf == 4 && ((a & 31) == 1 || ((a >> 5) & 7) == 2)) { /* the first for data, and the second */
+        b = (7u << 22) | 63;                                         /* 8 ways of lines of 64 bytes */
+        c = ((a >> 5) & 7) == 2 ? 1023 : 63;                         /* sets, less one */
     }
     registers[REG_RAX] = a, registers[REG_RBX] = b, registers[REG_RCX] = c, registers[REG_RDX] = d;
     registers[REG_RIP] += 2;

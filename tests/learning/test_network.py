@@ -195,7 +195,8 @@ from pipeline import config
 from pipeline.learning import trajectory
 rng = np.random.default_rng(7)
 images, labels = rng.integers(0, 256, (600, 28, 28), np.uint8), rng.integers(0, 10, 600, np.uint8)
-changes = {"instructions": "avx2", "threads": 1, "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
+changes = {"instructions": "avx2", "precision": "float32", "epochs": 1, "batch_size": 128, "dropout": 0.2}
+changes |= {"threads": %d}
 train = config.load().train.model_copy(update=changes | {"average": 0.99, "learning_rate": 1e-3, "non_digits": 0.0})
 unchanged = train.augment.model_copy(update={"share": 0.0, "moved": 0.0})
 train = train.model_copy(update={"network": "%s", "augment": unchanged, "seed": 1, "schedule": "constant"})
@@ -212,12 +213,12 @@ CPUINFO = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exi
 
 @pytest.mark.skipif("avx2" not in trajectory.processor(), reason="only x86-64 with AVX2 promises these bits")
 @pytest.mark.parametrize("recipe", BITS)
-def test_every_processor_with_avx2_trains_these_bits(recipe: tuple[str, str]) -> None:
-    assert trained_bits(recipe) == BITS[recipe]
+def test_every_processor_with_avx2_trains_these_bits_with_any_number_of_threads(recipe: tuple[str, str]) -> None:
+    assert [trained_bits(recipe, threads) for threads in (1, 2)] == [BITS[recipe]] * 2
 
 
-def trained_bits(recipe: tuple[str, str], **variables: str) -> str:
-    command = [sys.executable, "-c", AVX2 % recipe]
+def trained_bits(recipe: tuple[str, str], threads: int, **variables: str) -> str:
+    command = [sys.executable, "-c", AVX2 % (threads, *recipe)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
     return done.stdout.strip()
 
@@ -235,7 +236,7 @@ def test_a_processor_that_has_no_avx512_trains_these_bits(tmp_path: Path) -> Non
         [sys.executable, "-c", features], capture_output=True, text=True, check=True, env={"LD_PRELOAD": library}
     )
     assert "*AVX2 *AVX512-SKX?" in said.stdout  # has the one, and lacks the other
-    assert trained_bits(("deep", "muon"), LD_PRELOAD=library) == BITS["deep", "muon"]
+    assert trained_bits(("deep", "muon"), 2, LD_PRELOAD=library) == BITS["deep", "muon"]
 
 
 def test_other_instructions_in_one_process_are_refused(network, train: config.Train) -> None:
