@@ -332,6 +332,7 @@ def local(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "mlflow.db"
 
 
+@pytest.mark.slow
 def test_a_locked_store_is_one_line(local: Path) -> None:
     opened = open_store(f"sqlite:///{local}?timeout=0.1")
     with contextlib.closing(sqlite3.connect(local)) as other:
@@ -404,6 +405,7 @@ def test_a_process_from_before_a_restart_of_the_machine_is_dead() -> None:
     assert store.is_dead(MINE | {"process.namespace": f"{MACHINE} {'0' * 36} {NUMBERS}"})
 
 
+@pytest.mark.slow
 def test_epochs_that_a_store_missed_are_logged_when_it_answers(
     local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -423,6 +425,7 @@ def test_epochs_that_a_store_missed_are_logged_when_it_answers(
     assert "MLflow answers again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_not_taken_for_missing(local: Path) -> None:
     opened = open_store(f"sqlite:///{local}?timeout=0.1")
     run = tracking.Run(opened, opened.client.create_run(opened.experiment_id).info.run_id)
