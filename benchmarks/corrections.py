@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import recipes
 from pipeline import config, console, corrections, files, prepare_corrections, scoring
 from pipeline.config import DIGITS, Train
 from pipeline.console import UserError
@@ -160,12 +161,12 @@ def study(work: Work) -> dict[str, Any]:
         if trajectory.is_finished([each.metrics for each in epochs], work.train):
             break
     best = epochs[trajectory.best_epoch([each.metrics for each in epochs], work.train.monitor) - 1]
+    content = model.package(best, work.train, work.digits)
     with tempfile.TemporaryDirectory() as folder:
-        model.write(model.package(best, work.train, work.digits), Path(folder))
+        model.write(content, Path(folder))
         classifier = Classifier.load(Path(folder))
     right = corrections.read_right(work.halves.measured, classifier, work.folder)
-    images, labels = (np.load(files.PREPARED / f"test-{kind}.npy") for kind in ("images", "labels"))
-    accuracy = float((classifier.raw(images).argmax(1) == labels).mean())
+    accuracy, _ = recipes.tested(content)
     return work.row | {
         "measured": len(right),
         "right": int(right.sum()),

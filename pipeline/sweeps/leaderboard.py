@@ -206,7 +206,7 @@ def command(setting: Setting) -> str:
 
 
 def parameters(setting: Setting) -> dict[str, Any]:
-    """Return the parameters of ``train`` that make a setting: those that vary, and the threads that give its bits."""
+    """Return the parameters of ``train`` that make a setting: those that vary, and its threads."""
     return {**setting.varied, "threads": setting.train.threads}
 
 
