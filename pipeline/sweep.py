@@ -131,7 +131,7 @@ def run(
     current, missing = _next(store, race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
-            threads = trials.most_threads(params, settings)
+            threads = params.sweep.threads
             ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
@@ -297,7 +297,7 @@ def _to_apply(ranked: Sequence[Standing], *, force: bool) -> Setting:
 
 def apply(setting: Setting) -> None:
     """Write a setting's parameters into params.yaml, its comments kept, and say which."""
-    changes = {f"train.{name}": value for name, value in leaderboard.parameters(setting).items()}
+    changes = {f"train.{name}": value for name, value in setting.varied.items()}
     text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
     params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
     if params.train != setting.train:

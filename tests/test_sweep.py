@@ -85,12 +85,9 @@ def test_a_trial_is_the_projects_parameters_but_for_what_varies_the_threads_and_
     assert (setting.name, trial.name) == ("dropout 0.35", "dropout 0.35 · seed 7")
 
 
-def test_a_grid_may_vary_threads_and_a_single_effect_of_the_augmentation() -> None:
-    found = expanded(threads=[1, 2], **{"augment.share": [0.1, 0.2]})
-    assert found[0].train == PARAMS.train
-    assert {(each.train.threads, each.train.augment.share) for each in found[1:]} == {
-        (threads, share) for threads in (1, 2) for share in (0.1, 0.2)
-    }
+def test_a_grid_may_vary_a_single_effect_of_the_augmentation() -> None:
+    found = expanded(**{"augment.share": [0.1, 0.2]})
+    assert [each.train.augment.share for each in found[1:]] == [0.1, 0.2]
 
 
 def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_training() -> None:
@@ -113,6 +110,7 @@ def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_train
         ({"dropout": [0, 0.0]}, "sweep.parameters.dropout holds 0.0 twice"),
         ({}, "sweep.parameters names no parameter"),
         ({"seed": [1, 2]}, "sweep.parameters.seed: every setting is trained with the same seeds; set sweep.seeds"),
+        ({"threads": [1, 2]}, "sweep.parameters.threads: every count gives the same bits; set sweep.threads"),
         ({"epochs": list(range(1, 501)), "seeds": 3}, "makes 1500 trials, sweep.limit is 1000"),
     ],
 )
@@ -272,7 +270,7 @@ def test_what_is_better_is_named_with_its_interval_and_its_command() -> None:
     assert shown, last
     mean, low, high = map(float, shown.groups()[:3])
     assert 0 < low < mean < high < 0.4
-    assert shown[4] == "train.dropout=0.1 -S train.threads=1"
+    assert shown[4] == "train.dropout=0.1"
 
 
 def test_the_cheapest_of_those_that_may_be_the_best_is_named() -> None:
@@ -295,10 +293,10 @@ def test_the_table_of_a_terminal_shows_the_best_20_and_counts_the_rest() -> None
     assert lines[-1] == "... and 10 more"
 
 
-def test_the_command_names_all_that_varies_and_the_threads() -> None:
+def test_the_command_names_all_that_varies() -> None:
     _, setting = expanded(batch_size=[64], learning_rate=[0.00001], schedule=["cosine"])
     assert leaderboard.command(setting) == (
-        "dvc exp run -S train.batch_size=64 -S train.learning_rate=1.0e-05 -S train.schedule=cosine -S train.threads=1"
+        "dvc exp run -S train.batch_size=64 -S train.learning_rate=1.0e-05 -S train.schedule=cosine"
     )
 
 
@@ -540,7 +538,7 @@ def test_every_trial_has_the_model_that_train_makes_of_its_parameters(swept: Pro
     assert models(swept) == {(row["batch_size"], row["patience"]): row["model_sha256"] for row in rows}
     alone = swept.copy(tmp_path / "alone")
     shutil.rmtree(alone.root / ".checkpoints")
-    wanted = {"batch_size": int(rows[0]["batch_size"]), "patience": int(rows[0]["patience"]), "threads": 1}
+    wanted = {"batch_size": int(rows[0]["batch_size"]), "patience": int(rows[0]["patience"])}
     alone.set(**{f"train.{name}": value for name, value in wanted.items()})
     alone.stage("train")
     assert alone.json("train.json")["model_sha256"] == rows[0]["model_sha256"]
@@ -550,7 +548,7 @@ def test_every_trial_has_the_model_that_train_makes_of_its_parameters(swept: Pro
 @pytest.mark.slow
 def test_a_trial_is_logged_as_a_single_training_is(swept: Project, tmp_path: Path) -> None:
     alone = swept.copy(tmp_path / "alone")
-    alone.set(**{"train.batch_size": 32, "train.patience": 1, "train.threads": 1})
+    alone.set(**{"train.batch_size": 32, "train.patience": 1, "train.threads": 2})
     before = sorted(file.stat().st_mtime for file in (alone.root / ".checkpoints").glob("*/*.epoch"))
     alone.stage("train")
     assert before == sorted(file.stat().st_mtime for file in (alone.root / ".checkpoints").glob("*/*.epoch"))
@@ -558,7 +556,7 @@ def test_a_trial_is_logged_as_a_single_training_is(swept: Project, tmp_path: Pat
               and "mlflow.parentRunId" not in run.data.tags]  # fmt: skip
     [trial] = [run for run in children(alone) if run.info.run_name == "batch 32 · patience 1 · seed 1"]
     client = client_of(alone)
-    assert trial.data.params == lone.data.params
+    assert trial.data.params == lone.data.params | {"train.threads": "1"}
     assert trial.data.metrics == lone.data.metrics
     for name in trial.data.metrics:
         steps = [[each.step for each in client.get_metric_history(run.info.run_id, name)] for run in (lone, trial)]
@@ -608,8 +606,7 @@ def test_a_sweep_that_is_done_starts_no_worker_and_applies_nothing_that_is_not_s
     assert (project.root / "reports" / "sweep.csv").read_bytes() == table
     project.stage("sweep", "--apply", "--force", "--address", "127.0.0.1:1")
     applied = config.load(project.root / "params.yaml").train
-    wanted = (int(best["batch_size"]), int(best["patience"]), 1)
-    assert (applied.batch_size, applied.patience, applied.threads) == wanted
+    assert (applied.batch_size, applied.patience) == (int(best["batch_size"]), int(best["patience"]))
 
 
 @pytest.mark.slow

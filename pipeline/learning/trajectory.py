@@ -2,8 +2,8 @@
 
 Runs that differ only in patience share a trajectory and stop at different epochs of it: stopping is a pure function of
 the history. The trajectory is a generator of epochs, keyed by all that determines it (data, code, parameters without
-patience, versions, kind of processor) and kept epoch by epoch on disk, so that a killed run resumes after its last
-epoch, and a run with another patience trains nothing that was trained before.
+patience and threads, versions, kind of processor) and kept epoch by epoch on disk, so that a killed run resumes after
+its last epoch, and a run with another patience trains nothing that was trained before.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ CODE = (
     "trajectory.py",
 )  # what a trajectory's bits depend on, besides the packages
 STOPPING = {"patience", "monitor"}  # parameters that decide when to stop, and nothing else
+WITHOUT_EFFECT = STOPPING | {"threads"}  # parameters that change no bit of an epoch
 Metrics = dict[str, float]
 OnSteps = Callable[[int], object] | None
 History = Sequence[Metrics]
@@ -273,7 +274,7 @@ def summary(history: History, train: Train) -> dict[str, int | float | bool]:
 
 def trajectory_key(train: Train, data_sha256: str) -> str:
     """Return the name of the trajectory: a digest of all that its bits depend on."""
-    training = train.model_dump(exclude=STOPPING | ({"epochs"} if train.schedule == "constant" else set()))
+    training = train.model_dump(exclude=WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set()))
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]

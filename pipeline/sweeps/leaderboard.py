@@ -201,13 +201,8 @@ def cell(value: object) -> str:
 
 def command(setting: Setting) -> str:
     """Return the command that makes a setting the project's own as a DVC experiment."""
-    changes = parameters(setting).items()
+    changes = setting.varied.items()
     return " ".join(["dvc exp run", *(f"-S train.{name}={config.written(value)}" for name, value in changes)])
-
-
-def parameters(setting: Setting) -> dict[str, Any]:
-    """Return the parameters of ``train`` that make a setting: those that vary, and its threads."""
-    return {**setting.varied, "threads": setting.train.threads}
 
 
 def first_result(race: Race, standing: Standing) -> Result:

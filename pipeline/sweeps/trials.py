@@ -111,7 +111,7 @@ def seeds(params: Params) -> list[int]:
 def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] | None = None) -> list[Setting]:
     """Return the project's present parameters and every other combination of ``sweep.parameters``, checked.
 
-    ``sweep.threads`` takes the place of ``train.threads`` unless the grid varies it. ``limit`` None lifts the limit.
+    ``sweep.threads`` takes the place of ``train.threads``. ``limit`` None lifts the limit.
     ``scores`` are those known so far, higher is better: `search: tpe` returns the settings to its first round without.
     Raise ``UserError`` for a grid that cannot be run.
     """
@@ -120,7 +120,9 @@ def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] |
         raise UserError(f"params.yaml: {SECTION} names no parameter; expected lists such as `dropout: [0.1, 0.2]`")
     if "seed" in parameters:
         raise UserError(f"params.yaml: {SECTION}.seed: every setting is trained with the same seeds; set sweep.seeds")
-    base = params.train.model_dump() | ({} if "threads" in parameters else {"threads": sweep.threads})
+    if "threads" in parameters:
+        raise UserError(f"params.yaml: {SECTION}.threads: every count gives the same bits; set sweep.threads")
+    base = params.train.model_dump() | {"threads": sweep.threads}
     axes = space.axes(parameters)
     for axis in axes:
         _check_values(base, axis.name, axis.examples())
@@ -133,12 +135,6 @@ def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] |
     for varied in search.combinations(axes, own, sweep, lambda each: (scores or {}).get(_with_values(base, each))):
         found.setdefault(_with_values(base, varied), varied)
     return [Setting(number, *each) for number, each in enumerate(found.items())]
-
-
-def most_threads(params: Params, settings: Sequence[Setting]) -> int:
-    """Return the most threads that a trial may have: of ``settings``, and of what a search may still propose."""
-    searched = [axis for axis in space.axes(params.sweep.parameters) if axis.name == "threads"]
-    return max(*(each.train.threads for each in settings), *(most for axis in searched for most in axis.examples()), 1)
 
 
 MAX_SEED = 2**31  # as config.Seed

@@ -99,12 +99,6 @@ def test_a_race_begins_when_all_points_have_the_first_seeds() -> None:
     assert {seed for seed, _ in searched(params).results} == {1, 2, 3, 4}
 
 
-def test_the_threads_of_points_that_are_still_to_come_count() -> None:
-    params = params_of({"threads": [1, 2, 64], "dropout": {"from": 0.0, "to": 0.4}}, trials=3, round=1)
-    assert trials.most_threads(params, trials.expand(params, limit=None)) == 64
-    assert trials.most_threads(params_of(), trials.expand(params_of(), limit=None)) == 1
-
-
 def test_a_point_that_failed_is_not_told_and_the_search_goes_on() -> None:
     params = params_of(trials=16)
     current = race.start(trials.expand(params, limit=None), params)
