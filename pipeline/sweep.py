@@ -300,7 +300,7 @@ def apply(setting: Setting) -> None:
     changes = {f"train.{name}": value for name, value in setting.varied.items()}
     text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
     params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
-    if params.train != setting.train:
+    if params.train.model_copy(update={"threads": setting.train.threads}) != setting.train:
         raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")
     files.write_text(files.PARAMS, text)
     print(f"{files.PARAMS}: {', '.join(f'{name}={config.written(value)}' for name, value in changes.items())}")
