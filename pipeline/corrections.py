@@ -11,6 +11,7 @@ import csv
 import functools
 import hashlib
 import io
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -146,13 +147,12 @@ def load(folder: Path, classes: Sequence[str]) -> list[Correction]:
     if not {"file", "label"} <= set(header) <= set(COLUMNS) or len(set(header)) < len(header):
         found = _in_line(header) or "nothing"
         raise UserError(f"{path}, row 1: expected the columns {','.join(COLUMNS)}, found {found}")
-    pictures = {each.name for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")} - {LABELS}
     kept: dict[str, Correction] = {}
     for number, cells in enumerate(rows, 2):
         if not cells:  # an empty line
             continue
         try:
-            correction = _correction(header, cells, pictures, classes)
+            correction = _correction(header, cells, folder, classes)
             if correction.file in kept:
                 raise UserError(f"{correction.file} is named above already")  # noqa: TRY301
         except UserError as error:
@@ -176,12 +176,13 @@ def _in_line(cells: Sequence[str]) -> str:
     return " ".join(",".join(cells).split())[:80]
 
 
-def _correction(header: list[str], cells: list[str], pictures: set[str], classes: Sequence[str]) -> Correction:
+def _correction(header: list[str], cells: list[str], folder: Path, classes: Sequence[str]) -> Correction:
     if len(cells) != len(header):
         raise UserError(f"expected {len(header)} cells, found {len(cells)}: {_in_line(cells)}")
     row = dict(zip(header, cells, strict=True))
     file = row["file"]
-    if file not in pictures:
+    is_name = file not in ("", LABELS) and not file.startswith(".") and Path(file).name == file
+    if not is_name or not os.path.isfile(folder / file):  # noqa: PTH113  # `is_file` fails for a name that is too long
         raise UserError(f"expected the name of a picture beside {LABELS}, found {file[:80]!r}")
     return Correction(file, check_label(row["label"], classes), check_writer(row.get("writer", "")))
 
