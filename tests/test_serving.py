@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -304,6 +305,27 @@ def test_what_several_workers_read_is_counted_in_one_file(
         list(people.map(lambda _: post(address, fields), range(20)))
         list(people.map(lambda _: post(address, {"dataframe_records": [{"image": "%"}]}), range(5)))
     assert [count(*each) for each in wanted] == [before[0] + 60, before[1] + 5, before[2] + 5]
+
+
+def most_memory() -> int:
+    """Return the most kB that this process has held since the last call."""
+    most = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(most)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells how much memory was held")
+def test_large_pictures_that_come_at_once_are_decoded_one_after_the_other(served: Project) -> None:
+    service = serving.Service(Classifier.load(served.root / "models"))
+    large = png(np.full((1500, 1500), 60_000, np.uint16))
+    most_memory()
+    before = most_memory()
+    service.predict(pd.DataFrame({"image": [large]}))
+    one = most_memory() - before
+    with ThreadPoolExecutor(6) as people:
+        list(people.map(lambda _: service.predict(pd.DataFrame({"image": [large]})), range(6)))
+    assert most_memory() - before < 2 * one
 
 
 # Corrections
