@@ -109,7 +109,7 @@ class Service:
             try:
                 answers[number - 1]["kept"] = self._thread.submit(keep).result().file
             except (UserError, OSError) as error:
-                logging.getLogger(__name__).warning("a correction is not kept: %s", error)
+                logging.getLogger(__name__).warning("%s: a correction is not kept: %s", self._kept, error)
                 raise NotKeptError(number) from None
         return answers
 
