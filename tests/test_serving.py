@@ -318,7 +318,7 @@ def most_memory() -> int:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells how much memory was held")
 def test_large_pictures_that_come_at_once_are_decoded_one_after_the_other(served: Project) -> None:
     service = serving.Service(Classifier.load(served.root / "models"))
-    large = png(np.full((1500, 1500), 60_000, np.uint16))
+    large = png(np.full((1000, 1000), 60_000, np.uint16))
     most_memory()
     before = most_memory()
     service.predict(pd.DataFrame({"image": [large]}))
