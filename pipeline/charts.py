@@ -1,4 +1,4 @@
-"""Small charts as inline SVG, drawn in the colours of the page around them, so that one serves light and dark.
+"""Pages, and small charts in them as inline SVG, drawn in the page's colours, so that one serves light and dark.
 
 A chart is a picture with a text alternative; the page that shows it also holds its figures as a table.
 """
@@ -9,13 +9,23 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 46  # pixels outside the axes
 
 Point = tuple[float, float]
+
+
+def page(template: str, **facts: Any) -> str:
+    """Return a page: a template of this folder, filled in."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return jinja.get_template(template).render(facts)
 
 
 @dataclass(frozen=True)

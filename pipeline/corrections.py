@@ -11,6 +11,7 @@ import csv
 import functools
 import hashlib
 import io
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
 
+VARIABLE = "DIGITS_CORRECTIONS"  # names the folder in which a service keeps corrections; without it, it keeps none
+LIMIT = 20_000_000  # bytes of a picture that others send: more than a phone's camera makes
 LABELS = "labels.csv"
 COLUMNS = ("file", "label", "writer")
 MOST = 300  # names in a label: the fullest page among 444 photographs has 110
@@ -140,19 +143,16 @@ def load(folder: Path, classes: Sequence[str]) -> list[Correction]:
     path = folder / LABELS
     if not path.exists():
         return []
-    try:
-        rows = [(number, row) for number, row in enumerate(csv.reader(io.StringIO(_text(path)), strict=True), 1) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected comma-separated values in UTF-8 ({error})") from None
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
+    header, *rows = _rows(path) or [[]]
     if not {"file", "label"} <= set(header) <= set(COLUMNS) or len(set(header)) < len(header):
-        raise UserError(
-            f"{path}, row 1: expected the columns {','.join(COLUMNS)}, found {','.join(header) or 'nothing'}"
-        )
+        found = _in_line(header) or "nothing"
+        raise UserError(f"{path}, row 1: expected the columns {','.join(COLUMNS)}, found {found}")
     kept: dict[str, Correction] = {}
-    for number, cells in rows[1:]:
+    for number, cells in enumerate(rows, 2):
+        if not cells:  # an empty line
+            continue
         try:
-            correction = _correction(header, [cell.strip() for cell in cells], folder, classes)
+            correction = _correction(header, cells, folder, classes)
             if correction.file in kept:
                 raise UserError(f"{correction.file} is named above already")  # noqa: TRY301
         except UserError as error:
@@ -161,17 +161,29 @@ def load(folder: Path, classes: Sequence[str]) -> list[Correction]:
     return list(kept.values())
 
 
-def _text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8-sig")
+def _rows(path: Path) -> list[list[str]]:
+    rows: list[list[str]] = []
+    try:
+        for cells in csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig")), strict=True):
+            rows.append([cell.strip() for cell in cells])
+    except (UnicodeDecodeError, csv.Error) as error:
+        before = error.object.count(b"\n", 0, error.start) if isinstance(error, UnicodeDecodeError) else len(rows)
+        raise UserError(f"{path}, row {before + 1}: expected comma-separated values in UTF-8 ({error})") from None
+    return rows
+
+
+def _in_line(cells: Sequence[str]) -> str:
+    return " ".join(",".join(cells).split())[:80]
 
 
 def _correction(header: list[str], cells: list[str], folder: Path, classes: Sequence[str]) -> Correction:
     if len(cells) != len(header):
-        raise UserError(f"expected {len(header)} cells, found {len(cells)}: {','.join(cells)}")
+        raise UserError(f"expected {len(header)} cells, found {len(cells)}: {_in_line(cells)}")
     row = dict(zip(header, cells, strict=True))
     file = row["file"]
-    if file in ("", LABELS) or Path(file).name != file or not (folder / file).is_file():
-        raise UserError(f"expected the name of a picture in {folder}, found {file!r}")
+    is_name = file not in ("", LABELS) and not file.startswith(".") and Path(file).name == file
+    if not is_name or not os.path.isfile(folder / file):  # noqa: PTH113  # `is_file` fails for a name that is too long
+        raise UserError(f"expected the name of a picture beside {LABELS}, found {file[:80]!r}")
     return Correction(file, check_label(row["label"], classes), check_writer(row.get("writer", "")))
 
 

@@ -48,7 +48,6 @@ from pipeline.photos.photo import Picture, UnreadableError
 from pipeline.photos.reading import Digit
 
 HOST = "127.0.0.1"  # an address that others could reach must be asked for
-LIMIT = 20_000_000  # bytes of a picture: more than a phone's camera makes
 SHOWN = 480  # pixels of the longer side of a step's picture
 THUMBNAIL = 160  # pixels of the longer side of a picture that is kept
 PAGE = Path(__file__).with_name("demo.html")
@@ -232,14 +231,14 @@ async def _picture(request: Request) -> bytes | Response:
     if not request.headers.get("content-type", "").startswith("image/"):
         return _refused(415, "expected a picture")
     content = await _body(request)
-    return _refused(413, f"more than {LIMIT // 10**6} MB") if content is None else content
+    return _refused(413, f"more than {corrections.LIMIT // 10**6} MB") if content is None else content
 
 
 async def _body(request: Request) -> bytes | None:
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > LIMIT:
+        if len(content) > corrections.LIMIT:
             return None
     return bytes(content)
 

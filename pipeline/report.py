@@ -17,7 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
@@ -85,16 +84,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def render(reports: Path, commit: str) -> str:
     """Return the page on the reports in a folder; ``commit`` is a sentence on the code they come from."""
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     facts = collect(reports) | {"commit": commit}
     facts["sections"] = [(anchor, name) for anchor, (name, needed) in SECTIONS.items() if not needed or facts[needed]]
-    return jinja.get_template(TEMPLATE).render(facts)
+    return charts.page(TEMPLATE, **facts)
 
 
 def collect(reports: Path) -> dict[str, Any]:

@@ -80,6 +80,16 @@ def _tango(lost: int, won: int, images: int, difference: float) -> float:
     return (won - lost - images * difference) / math.sqrt(variance) if variance > 0 else math.inf
 
 
+def holm(ps: np.ndarray) -> np.ndarray:
+    """Return p-values [..., n] corrected for their number (Holm 1979), without counting infinite ones."""
+    order = np.argsort(ps, -1, kind="stable")
+    left = np.isfinite(ps).sum(-1, keepdims=True) - np.arange(ps.shape[-1])
+    corrected = np.maximum.accumulate(np.take_along_axis(ps, order, -1) * np.maximum(left, 1), -1)
+    found = np.empty(ps.shape)
+    np.put_along_axis(found, order, np.minimum(corrected, 1), -1)
+    return found
+
+
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean of -log of what float [n, classes] gives to the labels, uint8 [n]: Keras's categorical loss."""
     given = probabilities[np.arange(len(labels)), labels].astype(np.float64)

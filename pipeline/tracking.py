@@ -227,6 +227,7 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
     for name in (
         "__init__",
         "console",
+        "corrections",
         "counts",
         "files",
         "learning/__init__",
@@ -240,6 +241,7 @@ SERVED = {  # serving.py and what it imports, by their paths within the package
 }
 SERVING_PACKAGES = (
     "ai-edge-litert",
+    "filelock",
     "mlflow",
     "numpy",
     "opencv-python-headless",
@@ -293,8 +295,16 @@ def _interface() -> dict[str, Any]:
     from mlflow.types.schema import AnyType
 
     signature = ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "image")]),
-        outputs=Schema([*(ColSpec("string", name) for name in TEXT_COLUMNS), ColSpec(AnyType(), "digits")]),
+        inputs=Schema(
+            [ColSpec(AnyType(), "image"), *(ColSpec("string", name, required=False) for name in ("label", "writer"))]
+        ),
+        outputs=Schema(
+            [
+                *(ColSpec("string", name) for name in TEXT_COLUMNS),
+                ColSpec(AnyType(), "digits"),
+                ColSpec("string", "kept", required=False),
+            ]
+        ),
         params=ParamSchema([ParamSpec("one", "boolean", default=False)]),
     )
     photograph, content = Image.new("L", (64, 64), 255), io.BytesIO()

@@ -20,10 +20,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline import charts, console, counts, files
+from pipeline import charts, console, counts, files, scoring
 from pipeline.console import UserError
 from pipeline.counts import SCALES, Bin, Observed, Row
 from pipeline.learning.classifier import Classifier
@@ -174,10 +173,10 @@ def compare(weeks: Mapping[str, Histograms], level: float) -> list[Comparison]:
             if min(now.total(), then.total()) >= ENOUGH:
                 pairs[quantity, against] = now, then
     rng = np.random.default_rng(0)  # the same counts, the same page
-    ps = holm([p_value(now, then, rng, is_scale=quantity in SCALES) for (quantity, _), (now, then) in pairs.items()])
+    ps = [p_value(now, then, rng, is_scale=quantity in SCALES) for (quantity, _), (now, then) in pairs.items()]
     return [
         Comparison(quantity, against, *told(quantity, *pair), p, p < level)
-        for ((quantity, against), pair), p in zip(pairs.items(), ps, strict=True)
+        for ((quantity, against), pair), p in zip(pairs.items(), scoring.holm(np.array(ps)).tolist(), strict=True)
     ]
 
 
@@ -206,15 +205,6 @@ def p_value(now: Histogram, then: Histogram, rng: np.random.Generator, *, is_sca
             return EXTREME / (draws + int(reached[0]) + 1)
         extreme, draws = extreme + int(is_as_far.sum()), draws + size
     return (extreme + 1) / (draws + 1)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979), in the same order."""
-    found, least = [1.0] * len(ps), 0.0
-    for rank, place in enumerate(np.argsort(ps, kind="stable")):
-        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
-        found[place] = least
-    return found
 
 
 def told(quantity: str, now: Histogram, then: Histogram) -> tuple[str, str]:
@@ -277,9 +267,8 @@ def render(
     level: float,
 ) -> str:
     """Return the page."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return jinja.get_template("watch.html").render(
+    return charts.page(
+        "watch.html",
         model=model,
         first=day - timedelta(days=WEEK - 1),
         last=day,

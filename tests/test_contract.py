@@ -270,6 +270,12 @@ def test_every_package_that_is_imported_is_asked_for():
     assert {PACKAGES.get(package, package.replace("_", "-")) for package in imported} <= asked_for()
 
 
+def test_a_registered_model_asks_for_the_packages_that_its_modules_import():
+    imported = {package for module in reached("serving") for package in packages(module)}
+    imported -= sys.stdlib_module_names | {"pipeline", "pillow_heif"}  # without the last one it refuses HEIC
+    assert {PACKAGES.get(package, package.replace("_", "-")) for package in imported} == set(tracking.SERVING_PACKAGES)
+
+
 def test_every_verb_of_the_makefile_says_what_it_does():
     text = (ROOT / "Makefile").read_text("utf-8")
     verbs = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())

@@ -138,7 +138,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(server: str) -> None:
 
 @pytest.mark.slow
 def test_a_picture_of_too_many_bytes_is_refused_and_the_server_lives_on(server: str) -> None:
-    assert post(server, bytes(demo.LIMIT + 1)) == (413, {"error": "more than 20 MB"})
+    assert post(server, bytes(corrections.LIMIT + 1)) == (413, {"error": "more than 20 MB"})
     assert post(server, ONE)[0] == 200
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_kept_is_refused_with_a_reason(keeper: str, folder: Path)
     assert correct(keeper, ONE, "1" * 301)[1]["error"].startswith("label of 301 digits: expected at most 300")
     assert correct(keeper, b"", "1") == (422, {"error": "not kept: not a picture: the file is empty"})
     assert correct(keeper, b"1", "1", kind="text/plain") == (415, {"error": "expected a picture"})
-    assert correct(keeper, bytes(demo.LIMIT + 1), "1")[0] == 413
+    assert correct(keeper, bytes(corrections.LIMIT + 1), "1")[0] == 413
     assert delete(keeper, "../../five.png")[0] == 422
     assert labels_of(folder) == []
 

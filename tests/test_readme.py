@@ -38,6 +38,7 @@ RUN_BY = {  # the beginning of a command that is shown: the test module that run
     "mlflow models serve -m": ("test_serving", '"models", "serve", "-m", "models:/digits@champion"'),
     "export OPENCV_FOR_THREADS_NUM=": ("test_serving", '"OPENCV_FOR_THREADS_NUM": "1", "UVICORN_TIMEOUT_WORKER_'),
     "export DIGITS_COUNTS=": ("test_serving", 'counts.VARIABLE: "counts.db"'),
+    "export DIGITS_CORRECTIONS=": ("test_serving", 'corrections.VARIABLE: "kept"'),
     "python -m pipeline.watch": ("test_watch", 'watch.main(["--until"'),
     "(printf": ("test_serving", "/invocations"),
     "mlflow server --host 0.0.0.0 --allowed-hosts host:5000": ("sweeps/test_cluster", '"--allowed-hosts",'),

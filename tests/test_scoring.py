@@ -144,3 +144,9 @@ def test_a_class_that_is_never_answered_and_never_asked_scores_0():
     assert {(score.precision, score.recall, score.f1) for score in scoring.class_scores(np.zeros((10, 10), int))} == {
         (0.0, 0.0, 0.0)
     }
+
+
+def test_holms_correction_is_as_he_printed_it():
+    ps = np.array([[0.01, 0.04, 0.03], [0.9, 0.8, np.inf]])
+    assert scoring.holm(ps) == pytest.approx(np.array([[0.03, 0.06, 0.06], [1, 1, 1]]))
+    assert scoring.holm(np.array([])).tolist() == []

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Project, environment
 from PIL import Image
 
-from pipeline import counts, files, serving, tracking
+from pipeline import corrections, counts, files, serving, tracking
+from pipeline.config import DIGITS
+from pipeline.learning.classifier import Classifier
 
 REGISTER = """
 from pipeline import registry, tracking
@@ -148,7 +152,7 @@ def address(served: Project, folder: Path) -> Iterator[str]:
     command = ["mlflow", "models", "serve", "-m", "models:/digits@champion", "--env-manager", "local", "-p", str(port)]
     command += ["--workers", "2"]
     settings = variables(served) | {"OPENCV_FOR_THREADS_NUM": "1", "UVICORN_TIMEOUT_WORKER_HEALTHCHECK": "60"}
-    settings |= {counts.VARIABLE: "counts.db"}
+    settings |= {counts.VARIABLE: "counts.db", corrections.VARIABLE: "kept"}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -301,3 +305,136 @@ def test_what_several_workers_read_is_counted_in_one_file(
         list(people.map(lambda _: post(address, fields), range(20)))
         list(people.map(lambda _: post(address, {"dataframe_records": [{"image": "%"}]}), range(5)))
     assert [count(*each) for each in wanted] == [before[0] + 60, before[1] + 5, before[2] + 5]
+
+
+def most_memory() -> int:
+    """Return the most kB that this process has held since the last call."""
+    most = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(most)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells how much memory was held")
+def test_large_pictures_that_come_at_once_are_decoded_one_after_the_other(served: Project) -> None:
+    service = serving.Service(Classifier.load(served.root / "models"))
+    large = png(np.full((1000, 1000), 60_000, np.uint16))
+    most_memory()
+    before = most_memory()
+    service.predict(pd.DataFrame({"image": [large]}))
+    one = most_memory() - before
+    with ThreadPoolExecutor(6) as people:
+        list(people.map(lambda _: service.predict(pd.DataFrame({"image": [large]})), range(6)))
+    assert most_memory() - before < 2 * one
+
+
+# Corrections
+
+
+def sheet(number: int) -> bytes:
+    """Return a picture, another one for every number."""
+    return png(np.pad(np.full((60, 8 + number), 20, np.uint8), 40, constant_values=245))
+
+
+def corrected(number: int, label: object = "1", **more: object) -> dict[str, object]:
+    """Return the row of a request that corrects a picture."""
+    return {"image": text(sheet(number)), "label": label, **more}
+
+
+def kept_in(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder of corrections but the lock."""
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.name != ".lock"}
+
+
+@pytest.fixture
+def kept(folder: Path) -> Iterator[Path]:
+    """Return the folder in which the server keeps corrections, empty before and after the test."""
+    yield folder / "kept"
+    for path in (folder / "kept").glob("*"):
+        path.unlink()
+
+
+@pytest.mark.slow
+def test_a_photograph_with_its_digits_is_answered_as_always_and_kept(address: str, kept: Path) -> None:
+    rows = [corrected(1, "007", writer="Ada"), {"image": text(sheet(2))}, corrected(3, "8")]
+    _, before = post(address, {"dataframe_records": [{"image": row["image"]} for row in rows]})
+    assert not kept_in(kept)
+    status, answers = post(address, {"dataframe_records": rows})
+    files_of = [answer.pop("kept", None) for answer in answers]
+    assert (status, answers) == (200, before)
+    assert [(kept / name).read_bytes() if name else None for name in files_of] == [sheet(1), None, sheet(3)]
+    assert [(each.label, each.writer) for each in corrections.load(kept, DIGITS)] == [("007", "Ada"), ("8", "")]
+
+
+@pytest.mark.slow
+def test_a_correction_comes_in_every_way_that_mlflow_knows(address: str, kept: Path) -> None:
+    image = text(sheet(1))
+    for label, content in (
+        ("01", {"dataframe_split": {"columns": ["image", "label"], "data": [[image, "01"]]}}),
+        ("02", {"instances": [{"image": image, "label": "02"}]}),
+        ("03", {"inputs": {"image": [image], "label": ["03"]}}),
+        ("04", {"inputs": [{"image": image, "label": "04"}]}),
+    ):
+        assert post(address, content)[0] == 200
+        assert [each.label for each in corrections.load(kept, DIGITS)] == [label]
+
+
+@pytest.mark.slow
+def test_a_correction_that_cannot_be_is_refused_with_all_of_its_request(address: str, kept: Path) -> None:
+    large = io.BytesIO()
+    Image.new("L", (80, 80), 255).save(large, "JPEG")
+    for wrong, reason in (
+        (corrected(2, "five"), "label 'five': expected what the picture shows"),
+        (corrected(2, ""), "label ''"),
+        (corrected(2, "../1"), "label '../1'"),
+        (corrected(2, "1" * 301), "label of 301 digits: expected at most 300"),
+        (corrected(2, 7), 'expected a label as text, such as "07"'),
+        (corrected(2, ["7"]), 'expected a label as text, such as "07"'),
+        (corrected(2, None, writer="Ada"), 'expected a label as text, such as "07"'),
+        (corrected(2, "7", writer="=cmd()"), "writer '=cmd()': expected at most 40 letters"),
+        (corrected(2, "7", writer=5), "a writer as text"),
+        ({"image": [[0] * 28] * 28, "label": "7"}, "a label needs an image file of at most 20 MB"),
+        (
+            {"image": text(large.getvalue() + bytes(corrections.LIMIT)), "label": "7"},
+            "a label needs an image file of at most 20 MB",
+        ),
+        ({"image": text(b"no picture"), "label": "7"}, "not a picture"),
+    ):
+        status, said = post(address, {"dataframe_records": [corrected(1), wrong]})
+        assert (status, "image 2: " in said and reason in said) == (400, True), said
+        assert not kept_in(kept)
+
+
+@pytest.mark.slow
+def test_a_service_that_keeps_no_corrections_says_so(served: Project) -> None:
+    service = serving.Service(Classifier.load(served.root / "models"))
+    with pytest.raises(serving.BadImageError, match="keeps no label; DIGITS_CORRECTIONS names a folder") as error:
+        service.predict(pd.DataFrame([corrected(1)]))
+    assert error.value.get_http_status_code() == 400
+
+
+@pytest.mark.slow
+def test_people_who_correct_at_once_lose_nothing(address: str, kept: Path) -> None:
+    with ThreadPoolExecutor(8) as people:
+        done = list(people.map(lambda n: post(address, {"dataframe_records": [corrected(n, str(n))]}), range(24)))
+    assert {status for status, _ in done} == {200}
+    found = {each.label: (kept / each.file).read_bytes() for each in corrections.load(kept, DIGITS)}
+    assert found == {str(number): sheet(number) for number in range(24)}
+
+
+@pytest.mark.slow
+def test_a_folder_that_takes_no_correction_is_told_to_who_runs_the_service(
+    address: str, kept: Path, folder: Path
+) -> None:
+    post(address, {"dataframe_records": [corrected(1)]})
+    with (kept / "labels.csv").open("a") as table:
+        table.write("none.png,1,\n")
+    before = kept_in(kept)
+    status, said = post(address, {"dataframe_records": [corrected(2)]})
+    assert (status, said.rpartition("Error: ")[2]) == (
+        503,
+        "image 1: read, but not kept; the log of the service says why",
+    )
+    assert kept_in(kept) == before
+    assert "labels.csv, row 3: expected the name of a picture" in (folder / "log").read_text()
+    assert post(address, {"dataframe_records": [{"image": text(sheet(2))}]})[0] == 200

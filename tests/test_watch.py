@@ -247,12 +247,6 @@ def test_a_difference_that_no_chance_makes_gets_the_least_p() -> None:
         assert watch.p_value(now, then, np.random.default_rng(0), is_scale=is_scale) == 1 / (watch.DRAWS + 1)
 
 
-def test_holms_correction_is_as_he_printed_it() -> None:
-    assert watch.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert watch.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert watch.holm([]) == []
-
-
 def test_nothing_is_alarmed_more_often_for_being_looked_at_many_times(usual: watch.Histograms) -> None:
     now = {quantity: dict.fromkeys(bins, 1) for quantity, bins in usual.items()}
     weeks = {THIS: usual, LAST: usual, VALIDATION: usual}

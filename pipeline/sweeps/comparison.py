@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline import scoring
+
 FIRST = 3  # seeds before a setting may be dropped: with two, an interval is 12.7 standard errors wide
 DROPPED = 0.1  # level of a drop, over all settings: 0.05 saves less, 0.2 drops the best more often (racing.csv)
 CLAIMED = 0.025  # one-sided level of "better", over all settings: with it goes a two-sided interval of 95%
@@ -72,14 +74,8 @@ def differences(scores: np.ndarray, reference: np.ndarray, resolution: float, pr
 
 
 def is_shown(p: np.ndarray, level: float, compared: np.ndarray) -> np.ndarray:
-    """Return which of the p-values [..., settings] are significant among the ``compared`` (Holm 1979), bool."""
-    p = np.where(compared, p, 2.0)
-    order = np.argsort(p, -1, kind="stable")
-    left = compared.sum(-1, keepdims=True) - np.arange(p.shape[-1])
-    rejected = np.take_along_axis(p, order, -1) <= level / np.maximum(left, 1)
-    shown = np.zeros(p.shape, bool)
-    np.put_along_axis(shown, order, np.logical_and.accumulate(rejected, -1), -1)
-    return shown
+    """Return which of the p-values [..., settings] are significant among the ``compared`` (Holm), bool."""
+    return scoring.holm(np.where(compared, p, np.inf)) <= level
 
 
 def best(scores: np.ndarray, racing: np.ndarray) -> np.ndarray:
