@@ -33,6 +33,22 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["kept"]
 
 
+def test_a_disk_that_takes_no_more_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "kept"
+    files.write_bytes(path, b"old")
+    script = (
+        "import resource, sys; from pathlib import Path; from pipeline import console, files\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "console.run(lambda arguments: files.write_bytes(Path(arguments[0]), bytes(2000)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=files.ROOT, stderr=subprocess.PIPE, text=True
+    ).stderr
+    assert said.startswith(f"error: {path}: ")
+    assert said.count("\n") == 1
+    assert (names(tmp_path), path.read_bytes()) == (["kept"], b"old")
+
+
 def test_a_killed_process_leaves_the_old_file(tmp_path):
     path = tmp_path / "kept"
     files.write_bytes(path, b"old")
