@@ -3,11 +3,12 @@
     python -m benchmarks.corrections DIR SOURCE [--seeds 5] [--share 0.05] [--workers 2]
 
 DIR holds pictures and ``labels.csv`` (benchmarks/photos.py), SOURCE is the beginning of ``group``. Every seed is
-trained three times: without corrections, with them, and with as many MNIST digits of the same labels in their place,
-which are repeated just so. The halves are those of `pipeline.corrections`, by picture. A training takes about seven
-minutes of CPU, less by ``--precision bfloat16 --instructions native`` where the processor can. What was trained is kept
-in .checkpoints/ and in the table, so that a study that was stopped resumes. Writes benchmarks/corrections.csv, a
-training a row, and prints its means.
+trained four times: without corrections; with them; with as many MNIST digits of the same labels in their place, which
+are repeated just so; and without them, then two epochs more with them, at the falling end of the rate of a training
+that is so much longer ("resumed": from the present weights). The halves are those of `pipeline.corrections`, by
+picture. A training takes about seven minutes of CPU, less by ``--precision bfloat16 --instructions native`` where the
+processor can. What was trained is kept in .checkpoints/ and in the table, so that a study that was stopped resumes.
+Writes benchmarks/corrections.csv, a training a row, and prints its means.
 """
 
 from __future__ import annotations
@@ -30,21 +31,26 @@ from pipeline.console import UserError
 from pipeline.corrections import Halves
 from pipeline.learning import model, trajectory
 from pipeline.learning.classifier import Classifier
-from pipeline.learning.trajectory import Digits
+from pipeline.learning.trajectory import Digits, Epoch
 
 REPORT = Path("benchmarks/corrections.csv")
-KINDS = ("without", "corrections", "digits")
+KINDS = ("without", "corrections", "digits", "resumed")
+RESUMED = 2  # epochs after the first training
 SETTING = ("source", "kind", "share", "precision", "seed")  # what a row is of
 COLUMNS = (*SETTING, "learned", "fields", "measured", "right", "answers", "test_accuracy")
 
 
 @dataclass(frozen=True)
 class Work:
-    """One training: its setting, the digits with what is learned from besides, and the pictures to measure on."""
+    """One training: its setting, the digits with what is learned from besides, and the pictures to measure on.
+
+    ``after`` is the training whose last epoch it resumes.
+    """
 
     row: dict[str, Any]
     digits: Digits
     train: Train
+    after: tuple[Digits, Train] | None
     halves: Halves
     folder: Path
 
@@ -125,7 +131,7 @@ def plan(halves: Halves, digits: Digits, base: Train, folder: Path, setting: dic
     if not used or not halves.measured:
         halved = f"{used} of {len(halves.learned)} to learn from and {len(halves.measured)} to measure"
         raise UserError(f"{setting['source']}: expected pictures in both halves, found {halved}")
-    extra = {"corrections": (images, labels), "digits": drawn(digits, labels)}
+    extra = dict.fromkeys(("corrections", "resumed"), (images, labels)) | {"digits": drawn(digits, labels)}
     work = []
     for seed in range(1, seeds + 1):
         for kind in KINDS:
@@ -133,7 +139,10 @@ def plan(halves: Halves, digits: Digits, base: Train, folder: Path, setting: dic
             row = setting | {"kind": kind, "seed": str(seed), "learned": used, "fields": len(labels)}
             added = with_extra(digits, *extra[kind]) if kind in extra else digits
             train = base.model_copy(update={"seed": seed, "corrections": share})
-            work.append(Work(row, added, train, halves, folder))
+            after = (digits, train.model_copy(update={"corrections": 0.0})) if kind == "resumed" else None
+            if after:
+                train = train.model_copy(update={"epochs": train.epochs + RESUMED})
+            work.append(Work(row, added, train, after, halves, folder))
     return work
 
 
@@ -153,14 +162,11 @@ def with_extra(digits: Digits, images: np.ndarray, labels: np.ndarray) -> Digits
 
 def study(work: Work) -> dict[str, Any]:
     """Train once and return the row."""
-    checkpoints = config.load().checkpoints
-    epochs = []
-    kept = trajectory.open_checkpoints(work.train, work.digits.sha256, checkpoints)
-    for epoch in trajectory.load_or_train(work.digits, work.train, kept):
-        epochs.append(epoch)
-        if trajectory.is_finished([each.metrics for each in epochs], work.train):
-            break
-    best = epochs[trajectory.best_epoch([each.metrics for each in epochs], work.train.monitor) - 1]
+    if work.after:
+        *_, best = trajectory.train_epochs(work.digits, work.train, trained(*work.after)[-1])
+    else:
+        epochs = trained(work.digits, work.train)
+        best = epochs[trajectory.best_epoch([each.metrics for each in epochs], work.train.monitor) - 1]
     content = model.package(best, work.train, work.digits)
     with tempfile.TemporaryDirectory() as folder:
         model.write(content, Path(folder))
@@ -173,6 +179,17 @@ def study(work: Work) -> dict[str, Any]:
         "answers": "".join("x" if each else "-" for each in right),  # a picture each: read right, or not
         "test_accuracy": round(accuracy, 4),
     }
+
+
+def trained(digits: Digits, train: Train) -> list[Epoch]:
+    """Return the epochs of a training to its end, those on disk loaded."""
+    kept = trajectory.open_checkpoints(train, digits.sha256, config.load().checkpoints)
+    epochs: list[Epoch] = []
+    for epoch in trajectory.load_or_train(digits, train, kept):
+        epochs.append(epoch)
+        if trajectory.is_finished([each.metrics for each in epochs], train):
+            break
+    return epochs
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -34,8 +34,11 @@ def test_every_seed_is_trained_without_with_corrections_and_with_as_many_digits(
     digits = Digits(images, labels, images, labels, sha256="few")
     work = study.plan(halves, digits, config.load().train, target, SETTING, seeds=2)
     assert [(each.row["seed"], each.row["kind"]) for each in work] == [(s, k) for s in "12" for k in study.KINDS]
-    without, corrected, others = work[:3]
-    assert [each.train.corrections for each in work[:3]] == [0.0, 0.1, 0.1]
+    without, corrected, others, resumed = work[:4]
+    assert [each.train.corrections for each in work[:4]] == [0.0, 0.1, 0.1, 0.1]
+    assert resumed.after == (without.digits, without.train)
+    assert resumed.train == corrected.train.model_copy(update={"epochs": corrected.train.epochs + study.RESUMED})
+    assert [each.after for each in work[:3]] == [None] * 3
     assert len(without.digits.corrected[1]) == 0
     np.testing.assert_array_equal(corrected.digits.corrected[1], others.digits.corrected[1])
     assert len({each.digits.sha256 for each in work}) == 3
@@ -51,6 +54,7 @@ def test_an_unknown_source_is_named_with_those_that_are_there(folder: Path, tmp_
 
 def test_answers_are_compared_with_those_of_the_same_seed() -> None:
     answers = {"without": ("xx-", "x--"), "corrections": ("xxx", "-xx"), "digits": ("xx-", "x-x")}
+    answers["resumed"] = ("-x-", "xx-")
     rows = [
         {
             "kind": kind,
@@ -65,5 +69,5 @@ def test_answers_are_compared_with_those_of_the_same_seed() -> None:
     ]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(rows)[2:]]
     assert [row[0] for row in cells] == list(study.KINDS)
-    assert [row[2] for row in cells] == ["1.5 ± 0.7 of 3", "2.5 ± 0.7 of 3", "2.0 ± 0.0 of 3"]
-    assert [row[3] for row in cells] == ["0, 0", "1, 3", "0, 1"]
+    assert [row[2] for row in cells] == ["1.5 ± 0.7 of 3", "2.5 ± 0.7 of 3", "2.0 ± 0.0 of 3", "1.5 ± 0.7 of 3"]
+    assert [row[3] for row in cells] == ["0, 0", "1, 3", "0, 1", "1, 1"]
