@@ -26,7 +26,7 @@ from pipeline.photos import lines, photo, reading
 
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
     photo: ("NOISY", "SHEET", "GAMMA", "CLEAR", "TICK", "INSIDE"),
-    lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONELY", "APART", "OUTER", "BRIDGE"),
+    lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONE_BORDER", "APART", "OUTER", "BRIDGE"),
     reading: ("RIM", "FLAT", "WIDE", "LIKE", "UNLIKE", "BROAD", "CUT", "CUT_STROKE", "ASIDE"),
 }
 FACTORS = (0.5, 0.7, 1.4, 2.0)
