@@ -538,6 +538,7 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
         lines, kept = lines | drawn, remove_lines(kept, drawn)
         pieces, labels = _find_pieces(kept, mask & ~kept)
         pieces = _remove_ticks(pieces, labels, drawn)
+    pieces = _remove_sides(pieces, labels, lines)
     if not pieces:
         pieces, labels = _find_pieces(mask, np.zeros_like(mask))
         kept, pieces = mask, pieces if len(pieces) == 1 else ()  # a lone 1, not the lines of a bare page
@@ -550,6 +551,9 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
 
 
 TALL, BAR = 2.7, 0.15  # times the usual height of such a digit; share of its ink that is not its longest stroke
+SIDE = (
+    0.2  # of the usual height: nothing that divides cells is thicker; of 40 rendered boxes 36 are read, without it 29
+)
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 
@@ -578,6 +582,22 @@ def _remove_ticks(pieces: tuple[Piece, ...], labels: np.ndarray, drawn: np.ndarr
     low = TICK * median_height(pieces)
     met = np.unique(labels[_dilate(drawn)])
     return tuple(piece for piece in pieces if piece.box[3] >= low or piece.label not in met)
+
+
+def _remove_sides(pieces: tuple[Piece, ...], labels: np.ndarray, lines: np.ndarray) -> tuple[Piece, ...]:
+    """Leave out the thin pieces that lead from one of the ``lines`` to another: sides of a box, what divides cells."""
+    near = cv2.dilate(lines.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    usual = median_height(pieces)
+
+    def leads_across(piece: Piece) -> bool:
+        x, y, w, h = piece.box
+        if max(w, h) < TICK * usual or min(w, h) > SIDE * max(usual, max(w, h)):
+            return False
+        meets = (labels[y : y + h, x : x + w] == piece.label) & near[y : y + h, x : x + w]
+        ends, end = meets.any(1 if h >= w else 0), 2 + max(w, h) // 10
+        return bool(ends[:end].any() and ends[-end:].any())
+
+    return tuple(piece for piece in pieces if not leads_across(piece))
 
 
 def median_height(pieces: tuple[Piece, ...]) -> float:
