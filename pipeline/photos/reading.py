@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -273,6 +274,10 @@ LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
 MARK = 0.05  # of the usual height from the middle of the row: ink that does not come so near is a mark, no digit
+# What it costs to read two components as one digit, and a gap between them as wide as the usual height. Without, 61.0
+# of 71 photographed and 356.0 of 506 rendered strings are right (mean of four trainings), with it 62.8 and 359.5; with
+# 0.3 to 1.0 and 2 to 4 instead at least 62.5 and 359.3.
+JOIN, JOIN_GAP = 0.6, 2.0
 JOINED = 4  # pieces that one digit can be in
 TOUCHING = 8  # digits in a row that may all touch
 ASIDE = 0.8  # what a step to the left or right costs a cut, in pixels of ink crossed
@@ -308,7 +313,8 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> list[G
     best, choice = [0.0] + [-np.inf] * len(parts), [-1] * (len(parts) + 1)
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
-        score = best[start] + confidence[index] - _size_cost(groups[index], usual) - costs[end]
+        price = _size_cost(groups[index], usual) + _join_cost(parts[start:end], usual) + costs[end]
+        score = best[start] + confidence[index] - price
         is_mark = _is_mark(groups[index], middles[start:end], usual)
         if score > best[end] and not is_mark:
             best[end], choice[end] = score, int(index)
@@ -319,7 +325,7 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> list[G
 
 
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
-    """Return where the middle of the row's digits lies at each atom: float [n], NaN where there are no digits."""
+    """Return where the middle of the row's digits lies at each part: float [n], NaN where there are no digits."""
     digits = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
     if not digits:
         return np.full(len(parts), np.nan)
@@ -348,6 +354,16 @@ def _size_cost(group: Group, usual: float) -> float:
     """Return how unlikely the size of a group is for a digit of this page, in units of log probability."""
     _, _, w, h = group.box
     return 4 * max(0.0, 0.6 - h / usual) + 4 * max(0.0, h / usual - 1.6) + BROAD * max(0.0, w / h - 0.9)
+
+
+def _join_cost(parts: list[Piece], usual: float) -> float:
+    """Return what it costs to read parts of different components as one digit: most digits are in one piece."""
+    cost, right = 0.0, -np.inf
+    for part, after in itertools.pairwise(parts):
+        right = max(right, part.box[0] + part.box[2])
+        if part.component != after.component:
+            cost += JOIN + JOIN_GAP * max(0.0, after.box[0] - right) / usual
+    return cost
 
 
 def _skip_cost(piece: Piece, usual: float) -> float:

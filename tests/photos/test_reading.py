@@ -40,3 +40,9 @@ def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, d
     for x in dividers:
         cv2.line(page, (x, 98), (x, 205), 40, thick, cv2.LINE_AA)
     assert read(page, classifier).text == "70"
+
+
+@pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
+def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
+    page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
+    assert read(page, classifier).text == "7107"
