@@ -69,7 +69,7 @@ def answers(images: np.ndarray, classifier: Classifier) -> tuple[np.ndarray, np.
     """Return the answers int64 [n] in each of the three ways; 10 where a photograph shows no digit."""
     side = (photo.FIELD, photo.FIELD)
     plain = [cv2.resize(image, side, interpolation=_smooth(image)) for image in images]
-    prepared = [photo.field_of(image.astype(np.float32) / 255) for image in images]
+    prepared = [photo.prepare_field(image.astype(np.float32) / 255) for image in images]
     one = (reading.read_one(_photograph(image), classifier) for image in images)
     seen = np.array([read.digits[0].digit if read.digits else len(classifier.classes) for read in one])
     by_field = (classifier.raw(np.stack(fields)).argmax(1) for fields in (plain, prepared))

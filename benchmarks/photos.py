@@ -52,7 +52,7 @@ def common_field(grey: np.ndarray) -> np.ndarray:
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     ink = 255 - grey if border.mean() > 127 else grey
     _, mask = cv2.threshold(np.ascontiguousarray(ink), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return photo.field_of(np.where(mask > 0, ink, 0).astype(np.float32) / 255)
+    return photo.prepare_field(np.where(mask > 0, ink, 0).astype(np.float32) / 255)
 
 
 def answers(folder: Path, classifier: Classifier) -> Iterable[Answer]:

@@ -107,7 +107,7 @@ def noise(rng: np.random.Generator) -> np.ndarray:
 
 def field(canvas: np.ndarray) -> np.ndarray:
     """Prepare white ink on black as photographs of digits are."""
-    return photo.field_of(canvas.astype(np.float32) / 255)
+    return photo.prepare_field(canvas.astype(np.float32) / 255)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,22 @@ from pipeline.learning.classifier import Classifier
 from pipeline.photos import lines, photo, reading
 
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
-    photo: ("NOISY", "SHEET", "GAMMA", "CLEAR", "TICK", "INSIDE"),
-    lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONELY", "APART", "OUTER", "BRIDGE"),
-    reading: ("RIM", "FLAT", "WIDE", "LIKE", "UNLIKE", "BROAD", "CUT", "CUT_STROKE", "ASIDE"),
+    photo: ("NOISY", "SHEET", "EDGE", "GAMMA", "CLEAR", "TALL", "BAR", "SIDE", "TICK", "INSIDE"),
+    lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONE_BORDER", "APART", "OUTER", "BRIDGE"),
+    reading: (
+        "RIM",
+        "FLAT",
+        "WIDE",
+        "LIKE",
+        "UNLIKE",
+        "BROAD",
+        "CUT",
+        "CUT_STROKE",
+        "JOIN",
+        "JOIN_GAP",
+        "MARK",
+        "ASIDE",
+    ),
 }
 FACTORS = (0.5, 0.7, 1.4, 2.0)
 CHANGES = [(photo, "GAMMA", 1.0)] + [  # the first is none

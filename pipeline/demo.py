@@ -268,7 +268,7 @@ def look(content: bytes, classifier: Classifier, one: bool) -> dict[str, Any]:
 
 def ink(picture: Picture) -> np.ndarray:
     """Return the ink found in a picture, uint8 [h, w], dark on white."""
-    strength = photo.ink_of(picture.grey).strength
+    strength = photo.extract_ink(picture.grey).strength
     return (255 - 255 * strength / max(float(strength.max()), 1e-6)).astype(np.uint8)
 
 

@@ -63,18 +63,18 @@ def fields_of(picture: Picture, digits: int) -> list[np.ndarray]:
     Of 71 photographs of several digits it finds as many as there are in 50 (the reader, which asks the network, in 58);
     of 358 of one digit in all. The network reads 47 of the 50 and 349 of the 358 as they are labelled.
     """
-    page = photo.pages_of(photo.ink_of(picture.grey), reading.SHARES[1:2])[0]
+    page = photo.segment_ink(photo.extract_ink(picture.grey), reading.SHARES[1:2])[0]
     if digits == 1:
         main = reading.main_piece(page)
         return [] if main is None else [field(page, reading.near_pieces(page, main, *reading.REACHES[0]))]
-    return [field(page, pieces) for row in reading.rows_of(page) for pieces in stacks(row)]
+    return [field(page, pieces) for row in reading.find_rows(page) for pieces in stacks(row)]
 
 
 def stacks(row: Sequence[Piece]) -> list[list[Piece]]:
     """Join the pieces of a row, from left to right, that lie above each other."""
     found: list[list[Piece]] = []
     for piece in row:
-        if found and _overlap(photo.union([each.box for each in found[-1]]), piece.box) > OVERLAP:
+        if found and _overlap(photo.bounding_box([each.box for each in found[-1]]), piece.box) > OVERLAP:
             found[-1].append(piece)
         else:
             found.append([piece])
@@ -88,7 +88,7 @@ def _overlap(one: photo.Box, other: photo.Box) -> float:
 
 def field(page: Page, pieces: list[Piece]) -> np.ndarray:
     """Return the field of the digit that pieces of ink make."""
-    return photo.field_of(photo.cut_out(page, pieces))
+    return photo.prepare_field(photo.crop_ink(page, pieces))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def encode(pixels, format="PNG", **options):  # noqa: A002
 
 def ink_of_shipped(name):
     """Return the ink of a shipped single digit, float32 0..1, cut out tightly."""
-    page = photo.pages_of(photo.ink_of(photo.open_picture(SHIPPED / name).grey), reading.SHARES)[1]
-    ink = photo.cut_out(page, [reading.main_piece(page)])
+    page = photo.segment_ink(photo.extract_ink(photo.open_picture(SHIPPED / name).grey), reading.SHARES)[1]
+    ink = photo.crop_ink(page, [reading.main_piece(page)])
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -482,7 +482,7 @@ def test_of_a_page_full_of_marks_no_more_is_looked_at_than_of_a_full_page_of_dig
     page = np.full((1200, 1200), 225, np.uint8)
     for x, y in rng.integers(0, 1190, (2500, 2)):
         cv2.line(page, (int(x), int(y)), (int(x) + 9, int(y) + int(rng.integers(-5, 5))), 40, 2)
-    assert len(photo.pages_of(photo.ink_of(page), (0.25,))[0].pieces) == photo.MANY
+    assert len(photo.segment_ink(photo.extract_ink(page), (0.25,))[0].pieces) == photo.MANY
     assert reading.read(photo.open_picture(encode(page)), classifier).verdict != "digit"
 
 

@@ -46,7 +46,7 @@ class Crop(NamedTuple):
 
 def normal_ink(ink: photo.Ink) -> np.ndarray:
     """Return what the network sees of ink: uint8 [h, w], 255 for full ink."""
-    peak = max(photo.peak_of(ink), 0.03)
+    peak = max(photo.peak_darkness(ink), 0.03)
     return np.rint(255 * np.sqrt(np.clip(ink.strength / peak, 0, 1))).astype(np.uint8)
 
 
@@ -67,7 +67,7 @@ def crops(
             writer = Writer(images[chosen], labels[chosen], rng, european=0.5)
         rng = np.random.default_rng([seed, number])
         page = pages.draw(rng, writer)
-        ink = normal_ink(photo.ink_of(page.grey))
+        ink = normal_ink(photo.extract_ink(page.grey))
         for _ in range(CROPS):
             crop = cut(rng, page, ink)
             if crop.ink[SIDE // 2 :].any() or crop.ink[:, SIDE // 2 :].any():

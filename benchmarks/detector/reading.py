@@ -20,7 +20,7 @@ FOUND = 0.25  # least probability of a digit's middle
 SURE = 0.35  # of one that is read alone
 ALMOST = 0.9  # of the most ink that is taken for digits' in one size: the first of such sizes shows strokes best
 APART = 0.38  # of digits' sizes: middles nearer than this are one
-AROUND = 0.72, 0.7  # of a digit's sides from its middle: as far its ink lies, and as far from it its ways may end
+AROUND = 0.72, 0.7  # of a digit's sides from its middle: as far its ink lies, and as far from it its votes may lie
 WHOLE = 0.85  # share of a piece of ink that is a digit's: then all of it is
 SPECK = 0.12  # of a digit's height: smaller pieces are left out
 
@@ -30,7 +30,7 @@ class Found:
     """What the detector finds: the ``scale`` in which, ``digits`` float64 [n, 5] and the maps ``pixels`` [h, w, 3].
 
     Digits are probability, x and y of the middle, width and height, in pixels of that scale; ``pixels`` are in the
-    picture's own size: the logit of a digit's ink, and the way to the digit's middle in units of 16 such pixels.
+    picture's own size: the logit of a digit's ink, and the offset to the digit's middle in units of 16 such pixels.
     """
 
     scale: float
@@ -111,50 +111,50 @@ def read(
     picture: Picture, detector: Detector, classifier: Classifier, *, one: bool = False, alone: bool = False
 ) -> Reading:
     """Read a picture; ``one``: the digit that it is about; ``alone``: by the detector's digits, without the rules."""
-    ink = photo.ink_of(picture.grey)
+    ink = photo.extract_ink(picture.grey)
     found = detector.find(normal_ink(ink))
     page = None if found is None else own_page(ink, found) if alone else cleaned_page(ink, found)
     if page is None or not page.pieces:
         return Reading((), "no digit", "no digit was found")
     if one:
         groups = _main(page) if alone else list(reading._main_groups(page))
-        digit = reading._digit(picture, groups, classifier)
+        digit = reading._read_digit(picture, groups, classifier)
         digit = replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit
         return reading._judge(page, [(groups[0], digit)])
-    rows = reading.rows_of(page)
+    rows = reading.find_rows(page)
     if alone:
-        groups = [reading._group(page, [piece]) for row in rows for piece in row]
+        groups = [reading._make_group(page, [piece]) for row in rows for piece in row]
     else:
-        groups = [group for row in rows for group in reading._best_groups(page, row, classifier)]
-    return reading._judge(page, [(group, reading._digit(picture, [group], classifier)) for group in groups])
+        groups = [group for row in rows for group in reading._segment_row(page, row, classifier)]
+    return reading._judge(page, [(group, reading._read_digit(picture, [group], classifier)) for group in groups])
 
 
 def _main(page: Page) -> list[Group]:
     main = reading.main_piece(page)
-    return [reading._group(page, [main or page.pieces[0]])]
+    return [reading._make_group(page, [main or page.pieces[0]])]
 
 
 def cleaned_page(ink: photo.Ink, found: Found) -> Page:
     """Return the pieces of the ink that the detector calls a digit's, for the rules to group and cut."""
-    mask = photo.mask_of(ink, photo.peak_of(ink), reading.SHARES[1])
+    mask = photo.ink_mask(ink, photo.peak_darkness(ink), reading.SHARES[1])
     kept = mask & (found.pixels[..., 0] > -0.5)
-    count, names = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    share = np.bincount(names[kept], minlength=count) / np.maximum(1, np.bincount(names.ravel(), minlength=count))
-    kept |= mask & (share[names] > WHOLE)
-    pieces, names = photo._pieces(kept, mask & ~kept)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    share = np.bincount(labels[kept], minlength=count) / np.maximum(1, np.bincount(labels.ravel(), minlength=count))
+    kept |= mask & (share[labels] > WHOLE)
+    pieces, labels = photo._find_pieces(kept, mask & ~kept)
     usual = float(np.median(found.digits[:, 4])) / found.scale
-    strength = photo._levels(ink, photo.peak_of(ink, kept) or photo.peak_of(ink))
-    strength[photo._widened(mask & ~kept) & ~photo._widened(kept)] = 0
+    strength = photo._stretch_levels(ink, photo.peak_darkness(ink, kept) or photo.peak_darkness(ink))
+    strength[photo._dilate(mask & ~kept) & ~photo._dilate(kept)] = 0
     pieces = tuple(piece for piece in pieces if max(piece.box[2:]) > SPECK * usual)
-    return Page(strength, names, pieces, lines.stroke_of(kept), photo.peak_of(ink))
+    return Page(strength, labels, pieces, lines.stroke_width(kept), photo.peak_darkness(ink))
 
 
 def own_page(ink: photo.Ink, found: Found) -> Page:
-    """Return a piece for each digit that the detector found: the ink whose ways end in its middle."""
+    """Return a piece for each digit that the detector found: the ink that votes for its middle."""
     digits = found.digits[found.digits[:, 0] > SURE]
-    mask = photo.mask_of(ink, photo.peak_of(ink), reading.SHARES[1])
+    mask = photo.ink_mask(ink, photo.peak_darkness(ink), reading.SHARES[1])
     rows, columns = np.nonzero(mask & (found.pixels[..., 0] > 0))
-    names = np.zeros(mask.shape, np.int32)
+    labels = np.zeros(mask.shape, np.int32)
     if len(digits) and len(rows):
         places = found.scale * np.stack([columns, rows], 1)
         size = np.maximum(digits[:, 3:], 8)
@@ -163,15 +163,19 @@ def own_page(ink: photo.Ink, found: Found) -> Page:
         inside = (np.abs(places[:, None] - digits[:, 1:3]) < AROUND[0] * size + 2).all(-1)
         away = np.where(inside, away, np.inf)
         near = away.min(1) < AROUND[1]
-        names[rows[near], columns[near]] = away.argmin(1)[near] + 1
-    pieces = tuple(_piece(names, number) for number in range(1, len(digits) + 1) if (names == number).sum() > 5)
-    strength = photo._levels(ink, photo.peak_of(ink, names > 0) or photo.peak_of(ink))
+        labels[rows[near], columns[near]] = away.argmin(1)[near] + 1
+    pieces = tuple(_piece(labels, number) for number in range(1, len(digits) + 1) if (labels == number).sum() > 5)
+    strength = photo._stretch_levels(ink, photo.peak_darkness(ink, labels > 0) or photo.peak_darkness(ink))
     return Page(
-        strength, np.where(mask & (names == 0), -1, names), pieces, lines.stroke_of(names > 0), photo.peak_of(ink)
+        strength,
+        np.where(mask & (labels == 0), -1, labels),
+        pieces,
+        lines.stroke_width(labels > 0),
+        photo.peak_darkness(ink),
     )
 
 
-def _piece(names: np.ndarray, number: int) -> Piece:
-    rows, columns = np.nonzero(names == number)
+def _piece(labels: np.ndarray, number: int) -> Piece:
+    rows, columns = np.nonzero(labels == number)
     box = int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
     return Piece(number, box, len(rows), False, number)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 
-def stroke_of(mask: np.ndarray) -> float:
+def stroke_width(mask: np.ndarray) -> float:
     """Return the mean stroke width in pixels: twice the area over the length of the outline."""
     inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=0)
     outline = int(mask.sum()) - int(inner.sum())
@@ -36,7 +36,7 @@ class Runs:
         return np.cumsum(marks, axis=1, dtype=np.int8)[:, :-1].T > 0
 
 
-def runs_of(mask: np.ndarray) -> Runs:
+def find_runs(mask: np.ndarray) -> Runs:
     """Find the vertical runs of ink."""
     padded = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
     padded[:, 1:-1] = mask.T
@@ -49,80 +49,80 @@ THICK = 0.12  # of the picture's shorter side: no printed line is thicker
 STEEP = 0.2  # rows a column: no line of the paper lies steeper than 11 degrees
 COVER = 0.5  # of its columns that a line must show in
 GAP = 0.45  # of the picture's side that a digit may hide of a line
-BLANK = 0.15  # of the side where there may be no ink at all on its way
+BLANK = 0.15  # of the side over which a line may have no ink at all
 EDGE = 0.04  # of the side: as near as this to its end, a line has reached it
-LONELY = 0.1  # of the side: a lone border is nearer to the picture's edge
+LONE_BORDER = 0.1  # of the side: a lone border is nearer to the picture's edge
 APART = 0.1  # of the shorter side: ink away from a line that makes it one, not the digit's own stroke
 OUTER = 0.3  # of the side: where the border of a cell may lie
 
 
-def lines_of(mask: np.ndarray) -> np.ndarray:
+def find_lines(mask: np.ndarray) -> np.ndarray:
     """Return the pixels of ``mask`` that belong to lines of the paper or borders of a cell, either direction.
 
     A line is thin across and straight along, and it ends at the picture's edge or at another line. Ink that crosses it
     is left: there the run across is longer than the line is thick (the classic rule for staff lines in music).
     """
-    level = _level_lines(mask, np.zeros_like(mask))
-    upright = _level_lines(mask.T, level.T).T
-    if upright.any():
-        level |= _level_lines(mask, upright)
-    return level | upright | (mask & _crossings(level, upright))
+    horizontal = _horizontal_lines(mask, np.zeros_like(mask))
+    vertical = _horizontal_lines(mask.T, horizontal.T).T
+    if vertical.any():
+        horizontal |= _horizontal_lines(mask, vertical)
+    return horizontal | vertical | (mask & _crossings(horizontal, vertical))
 
 
-def _crossings(level: np.ndarray, upright: np.ndarray) -> np.ndarray:
-    """Return where level lines cross upright ones: there neither is thin."""
-    if not (level.any() and upright.any()):
-        return np.zeros_like(level)
-    reach = 3 * round(stroke_of(level | upright)) | 1
+def _crossings(horizontal: np.ndarray, vertical: np.ndarray) -> np.ndarray:
+    """Return where horizontal lines cross vertical ones: there neither is thin."""
+    if not (horizontal.any() and vertical.any()):
+        return np.zeros_like(horizontal)
+    reach = 3 * round(stroke_width(horizontal | vertical)) | 1
     across, along = (
         cv2.morphologyEx(lines.astype(np.uint8), cv2.MORPH_CLOSE, np.ones(shape, np.uint8)) > 0
-        for lines, shape in ((level, (1, reach)), (upright, (reach, 1)))
+        for lines, shape in ((horizontal, (1, reach)), (vertical, (reach, 1)))
     )
     return across & along
 
 
-def _level_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _horizontal_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Find lines along the rows; ``others`` are those that cross them.
 
     In the inner part, across the shorter side, a single line as thick as the ink may be a stroke of a lone digit, if
     there is none apart from it; so may the only line of all where it is not beside the picture's edge.
     """
     height, width = mask.shape
-    runs = runs_of(mask)
-    left = runs.length <= max(3, THICK * min(height, width))
+    runs = find_runs(mask)
+    remaining = runs.length <= max(3, THICK * min(height, width))
     borders: list[np.ndarray] = []
     inner: list[np.ndarray] = []
     for _ in range(40):
-        line = _longest_line(runs, left)
+        line = _longest_line(runs, remaining)
         if line is None:
             break
-        left &= ~line
+        remaining &= ~line
         rows, (start, end) = runs.top[line], _extent(runs.column[line])
-        place = _ends(others, start, end, rows)
+        place = _ends_at_border(others, start, end, rows)
         outer = OUTER * min(width, height)
         if rows.max() <= outer or rows.min() >= height - outer:
             if all(place) or (any(place) and end - start > 0.75 * width):
                 borders.append(line)
         elif all(place):
             inner.append(line)
-    ink = typical(runs, left)
+    ink = weighted_median(runs, remaining)
     lone = len(inner) == 1 and not width > 1.5 * height
     if lone and _is_as_thick(runs, inner[0], ink) and not _has_ink_apart(runs, inner[0]):
         inner = []
     if len(borders) == 1 and not inner and not others.any() and _is_as_thick(runs, borders[0], ink):
         rows = runs.top[borders[0]]
-        if min(rows.min(), height - rows.max()) > LONELY * height:
+        if min(rows.min(), height - rows.max()) > LONE_BORDER * height:
             borders = []
-    return runs.paint(np.logical_or.reduce([np.zeros(len(left), bool), *borders, *inner]))
+    return runs.paint(np.logical_or.reduce([np.zeros(len(remaining), bool), *borders, *inner]))
 
 
 def _has_ink_apart(runs: Runs, line: np.ndarray) -> bool:
     """Tell whether there is ink as large as a digit that meets neither the line nor the picture's edge."""
     everything, alone = (runs.paint(chosen) for chosen in (np.ones(len(line), bool), line))
-    _, names, stats, _ = cv2.connectedComponentsWithStats(everything.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(everything.astype(np.uint8), connectivity=8)
     large = stats[:, 2:4].max(1) >= APART * min(everything.shape)
-    large[np.unique(names[alone])] = False
-    for rim in (names[0], names[-1], names[:, 0], names[:, -1]):
+    large[np.unique(labels[alone])] = False
+    for rim in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         large[np.unique(rim)] = False
     return bool(large[1:].any())
 
@@ -131,7 +131,7 @@ def _is_as_thick(runs: Runs, line: np.ndarray, ink: float) -> bool:
     return bool(np.median(runs.length[line]) > 0.5 * ink)
 
 
-def typical(runs: Runs, chosen: np.ndarray) -> float:
+def weighted_median(runs: Runs, chosen: np.ndarray) -> float:
     """Return the median length of ``chosen`` runs, weighted by themselves so that specks weigh little."""
     lengths = np.sort(runs.length[chosen])
     if len(lengths) == 0:
@@ -141,7 +141,7 @@ def typical(runs: Runs, chosen: np.ndarray) -> float:
 
 
 def _extent(columns: np.ndarray) -> tuple[int, int]:
-    """Return where a line starts and ends, without the specks that happen to lie on its way on."""
+    """Return where a line starts and ends, without the specks that happen to lie in its direction beyond them."""
     seen = np.zeros(int(columns.max()) + 1, np.float32)
     seen[columns] = 1
     window = max(4, len(seen) // 16)
@@ -149,7 +149,7 @@ def _extent(columns: np.ndarray) -> tuple[int, int]:
     return (int(dense[0]), int(dense[-1]) + window) if len(dense) else (0, 0)
 
 
-def _ends(others: np.ndarray, start: int, end: int, rows: np.ndarray) -> tuple[bool, bool]:
+def _ends_at_border(others: np.ndarray, start: int, end: int, rows: np.ndarray) -> tuple[bool, bool]:
     """Tell whether a line from column ``start`` to ``end`` begins and ends at the picture's edge or at another line.
 
     ``rows`` [n] are its own, from left to right: a slanted one may leave the picture above or below.
@@ -164,13 +164,13 @@ def _ends(others: np.ndarray, start: int, end: int, rows: np.ndarray) -> tuple[b
     )
 
 
-def _longest_line(runs: Runs, left: np.ndarray) -> np.ndarray | None:
-    """Return which of the runs that are ``left`` lie on the line of most columns, or None where there is no line.
+def _longest_line(runs: Runs, remaining: np.ndarray) -> np.ndarray | None:
+    """Return which of the runs that are ``remaining`` lie on the line of most columns, or None where there is no line.
 
     A Hough transform of the runs' middles over small slopes, then a parabola, since paper curls.
     """
     height, width = runs.shape
-    x, middle, length = runs.column[left], (runs.top + (runs.length - 1) / 2)[left], runs.length[left]
+    x, middle, length = runs.column[remaining], (runs.top + (runs.length - 1) / 2)[remaining], runs.length[remaining]
     if len(x) < COVER * width:
         return None
     slopes = np.linspace(-STEEP, STEEP, 41)
@@ -183,11 +183,11 @@ def _longest_line(runs: Runs, left: np.ndarray) -> np.ndarray | None:
             best, slope, row = int(votes.max()), float(candidate), int(votes.argmax()) + 1 - lowest
     if best < 0.6 * COVER * width:
         return None
-    return _on_curve(runs, left, x, middle, length, np.array([0.0, slope, row + 0.5]))
+    return _on_curve(runs, remaining, x, middle, length, np.array([0.0, slope, row + 0.5]))
 
 
 def _on_curve(
-    runs: Runs, left: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
+    runs: Runs, remaining: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
 ) -> np.ndarray | None:
     width = runs.shape[1]
     on = np.abs(np.polyval(curve, x) - middle) <= max(2.0, 0.02 * width)
@@ -202,17 +202,17 @@ def _on_curve(
     columns = np.unique(x[on])
     if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
         return None
-    if np.diff(columns).max() > GAP * width or _blank(runs, curve, columns) > BLANK * width:
+    if np.diff(columns).max() > GAP * width or _longest_gap(runs, curve, columns) > BLANK * width:
         return None
-    line = np.zeros(len(left), bool)
-    line[np.flatnonzero(left)[on]] = True
+    line = np.zeros(len(remaining), bool)
+    line[np.flatnonzero(remaining)[on]] = True
     return line
 
 
-def _blank(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
-    """Return how far the way of a line, seen in ``columns``, leads over bare paper at a stretch."""
-    way = np.polyval(curve, runs.column / runs.shape[1])
-    crossed = runs.column[(runs.top - 1 <= way) & (way <= runs.top + runs.length)]
+def _longest_gap(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
+    """Return the longest stretch of a line, seen in ``columns``, that has no ink."""
+    row = np.polyval(curve, runs.column / runs.shape[1])
+    crossed = runs.column[(runs.top - 1 <= row) & (row <= runs.top + runs.length)]
     inked = np.union1d(columns, crossed[(crossed > columns[0]) & (crossed < columns[-1])])
     return int(np.diff(inked).max())
 
@@ -221,36 +221,36 @@ LONG = 1.6  # times the usual height of a digit: no stroke of one is longer
 PEN = 0.15  # of the usual height: no stroke of a pen is thicker
 
 
-def long_lines_of(mask: np.ndarray, usual: float) -> np.ndarray:
+def find_long_lines(mask: np.ndarray, usual: float) -> np.ndarray:
     """Return the lines, either direction, that are longer than any stroke of digits of the ``usual`` height."""
-    return _long_level_lines(mask, usual) | _long_level_lines(mask.T, usual).T
+    return _long_horizontal_lines(mask, usual) | _long_horizontal_lines(mask.T, usual).T
 
 
-def _long_level_lines(mask: np.ndarray, usual: float) -> np.ndarray:
-    runs = runs_of(mask)
-    left = runs.length <= PEN * usual
-    found = np.zeros(len(left), bool)
-    while (line := _longest_line(runs, left)) is not None:
-        left &= ~line
+def _long_horizontal_lines(mask: np.ndarray, usual: float) -> np.ndarray:
+    runs = find_runs(mask)
+    remaining = runs.length <= PEN * usual
+    found = np.zeros(len(remaining), bool)
+    while (line := _longest_line(runs, remaining)) is not None:
+        remaining &= ~line
         start, end = _extent(runs.column[line])
         if end - start > LONG * usual:
             found |= line
     return runs.paint(found)
 
 
-BRIDGE = 3.5  # times the thickness of lines: what is left of a stroke that crosses one at a slant is no farther apart
+BRIDGE = 3.5  # times the thickness of lines: the parts of a stroke that crosses one at a slant are no farther apart
 
 
-def without(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
+def remove_lines(mask: np.ndarray, lines: np.ndarray) -> np.ndarray:
     """Return ``mask`` without ``lines``, but with what lies between ink on both sides of a line."""
     lines, kept = mask & lines, mask & ~lines
     if not lines.any():
         return kept
-    reach = BRIDGE / 2 * stroke_of(lines)
-    closed = _depth(_depth(~kept) <= reach) > reach  # a morphological closing, whatever its width
+    reach = BRIDGE / 2 * stroke_width(lines)
+    closed = _distance_inside(_distance_inside(~kept) <= reach) > reach  # a morphological closing, whatever its width
     return kept | (lines & closed)
 
 
-def _depth(mask: np.ndarray) -> np.ndarray:
+def _distance_inside(mask: np.ndarray) -> np.ndarray:
     """Return how far each pixel of ``mask`` is from what is not in it."""
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)

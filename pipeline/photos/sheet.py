@@ -19,7 +19,7 @@ CARD_WIDTH, CARD_HEIGHT, PHOTO_HEIGHT = 228, 276, 150  # pixels of a card on the
 COLUMNS = 6
 FIELD = 44  # pixels of a field on the contact sheet
 STEP = 300  # pixels of a step of the explanation
-PAPER, CARD, WORDS, QUIET = (236, 238, 241), (255, 255, 255), (32, 36, 42), (122, 128, 138)
+PAPER, CARD, TEXT, FAINT_TEXT = (236, 238, 241), (255, 255, 255), (32, 36, 42), (122, 128, 138)
 COLOURS = {
     "digit": (28, 138, 84),
     "unsure": (214, 134, 22),
@@ -54,16 +54,16 @@ def _card(card: Card) -> Image.Image:
     tile = Image.new("RGB", (CARD_WIDTH - 12, CARD_HEIGHT - 12), CARD)
     draw = ImageDraw.Draw(tile)
     if card.picture is not None:
-        shown = _shown(card.picture, card.reading.digits, tile.width, PHOTO_HEIGHT)
+        shown = _draw_boxes(card.picture, card.reading.digits, tile.width, PHOTO_HEIGHT)
         tile.paste(shown, ((tile.width - shown.width) // 2, (PHOTO_HEIGHT - shown.height) // 2))
     for number, digit in enumerate(card.reading.digits[:4]):
-        tile.paste(_field(digit.field, FIELD), (8 + number * (FIELD + 4), PHOTO_HEIGHT + 8))
+        tile.paste(_draw_field(digit.field, FIELD), (8 + number * (FIELD + 4), PHOTO_HEIGHT + 8))
     y = PHOTO_HEIGHT + FIELD + 12
     answer = card.reading.text or card.reading.verdict
-    draw.text((8, y), _cut(answer, 12), COLOURS[card.reading.verdict], _font(22))
-    draw.text((tile.width - 8, y + 6), _judged(card), _judged_colour(card), _font(13), anchor="ra")
-    draw.text((8, y + 27), _cut(_remark(card.reading), 38), QUIET, _font(11))
-    draw.text((8, y + 41), _cut(card.file, 38), QUIET, _font(11))
+    draw.text((8, y), _shorten(answer, 12), COLOURS[card.reading.verdict], _font(22))
+    draw.text((tile.width - 8, y + 6), _judgement(card), _judgement_colour(card), _font(13), anchor="ra")
+    draw.text((8, y + 27), _shorten(_remark(card.reading), 38), FAINT_TEXT, _font(11))
+    draw.text((8, y + 41), _shorten(card.file, 38), FAINT_TEXT, _font(11))
     return tile
 
 
@@ -73,15 +73,15 @@ def _remark(read: Reading) -> str:
     return "least probability " + f"{min(digit.probability for digit in read.digits):.3f}"
 
 
-def _judged(card: Card) -> str:
+def _judgement(card: Card) -> str:
     if card.label is None:
         return "not scored"
     return "right" if is_right(card.reading, card.label) else f"is {card.label or 'no digit'}"
 
 
-def _judged_colour(card: Card) -> tuple[int, int, int]:
+def _judgement_colour(card: Card) -> tuple[int, int, int]:
     if card.label is None:
-        return QUIET
+        return FAINT_TEXT
     return COLOURS["digit"] if is_right(card.reading, card.label) else WRONG
 
 
@@ -92,44 +92,44 @@ def is_right(read: Reading, label: str) -> bool:
 
 def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Image:
     """Draw the steps from the photograph to the answer: paper, lines, pieces, fields, and what the answer rests on."""
-    ink = photo.ink_of(picture.grey)
-    page = photo.pages_of(ink, reading.SHARES[1:2])[0]
+    ink = photo.extract_ink(picture.grey)
+    page = photo.segment_ink(ink, reading.SHARES[1:2])[0]
     peak = max(page.peak, 0.01)
-    names = np.where(np.isin(page.names, [piece.name for piece in page.pieces]), page.names, 0)
-    lines = photo.mask_of(ink, peak, photo.PALE[0]) & (names == 0)
+    labels = np.where(np.isin(page.labels, [piece.label for piece in page.pieces]), page.labels, 0)
+    lines = photo.ink_mask(ink, peak, photo.PALE[0]) & (labels == 0)
     steps = [
-        ("1  upright and grey", _shown(picture, (), STEP, STEP)),
+        ("1  upright and grey", _draw_boxes(picture, (), STEP, STEP)),
         (
             f"2  the paper divided away ({'white' if ink.white else 'dark'} ink)",
-            _grey(np.clip(ink.strength / peak, 0, 1)),
+            _draw_strength(np.clip(ink.strength / peak, 0, 1)),
         ),
-        ("3  lines and pale marks taken out (red)", _marked(page.strength, lines)),
-        ("4  the pieces of ink", _coloured(names)),
-        (f"5  what is read: {read.text or read.verdict}", _shown(picture, read.digits, STEP, STEP)),
+        ("3  lines and pale marks taken out (red)", _draw_lines(page.strength, lines)),
+        ("4  the pieces of ink", _draw_pieces(labels)),
+        (f"5  what is read: {read.text or read.verdict}", _draw_boxes(picture, read.digits, STEP, STEP)),
     ]
     high = max(image.height for _, image in steps)
-    digits = [_evidence(digit, classifier) for digit in read.digits[:12]]
+    digits = [_draw_evidence(digit, classifier) for digit in read.digits[:12]]
     below = max(0, -(-len(digits) // 4)) * 190
     sheet = Image.new("RGB", (len(steps) * (STEP + 16) + 16, high + 76 + below), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((16, 10), f"{read.text or '-'}   {read.verdict}   {read.reason}", COLOURS[read.verdict], _font(20))
     for number, (title, image) in enumerate(steps):
         x = 16 + number * (STEP + 16)
-        draw.text((x, 42), title, WORDS, _font(13))
+        draw.text((x, 42), title, TEXT, _font(13))
         sheet.paste(image, (x, 64))
     for number, image in enumerate(digits):
         sheet.paste(image, (16 + number % 4 * 392, high + 76 + number // 4 * 190))
     return sheet
 
 
-def _evidence(digit: Digit, classifier: Classifier) -> Image.Image:
+def _draw_evidence(digit: Digit, classifier: Classifier) -> Image.Image:
     """Draw a digit's field, the part of it that the answer rests on, and the probabilities with the runner-up."""
     tile = Image.new("RGB", (380, 178), CARD)
     draw = ImageDraw.Draw(tile)
-    tile.paste(_field(digit.field, 112), (8, 28))
-    tile.paste(_heat(digit.field, occlusion(digit.field, digit.digit, classifier)), (128, 28))
-    draw.text((8, 8), "field", QUIET, _font(12))
-    draw.text((128, 8), "the answer rests on", QUIET, _font(12))
+    tile.paste(_draw_field(digit.field, 112), (8, 28))
+    tile.paste(_draw_occlusion(digit.field, occlusion(digit.field, digit.digit, classifier)), (128, 28))
+    draw.text((8, 8), "field", FAINT_TEXT, _font(12))
+    draw.text((128, 8), "the answer rests on", FAINT_TEXT, _font(12))
     second = int(np.argsort(digit.probabilities)[-2])
     draw.text(
         (8, 148), f"{digit.name}, then {digit.classes[second]}   {digit.verdict}", COLOURS[digit.verdict], _font(16)
@@ -137,10 +137,10 @@ def _evidence(digit: Digit, classifier: Classifier) -> Image.Image:
     likeliest = np.sort(np.argsort(-digit.probabilities, kind="stable")[:10])  # as many as there is room for
     for row, value in enumerate(likeliest.tolist()):
         y, name, probability = 28 + row * 14, digit.classes[value], digit.probabilities[value]
-        colour = COLOURS["digit"] if value == digit.digit else QUIET
+        colour = COLOURS["digit"] if value == digit.digit else FAINT_TEXT
         draw.rectangle((266, y, 266 + round(64 * probability), y + 9), colour)
-        draw.text((252 if len(name) == 1 else 268, y - 3), _cut(name, 10), WORDS, _font(12))
-        draw.text((334, y - 3), f"{probability:.3f}", QUIET, _font(11))
+        draw.text((252 if len(name) == 1 else 268, y - 3), _shorten(name, 10), TEXT, _font(12))
+        draw.text((334, y - 3), f"{probability:.3f}", FAINT_TEXT, _font(11))
     return tile
 
 
@@ -167,7 +167,7 @@ def png(image: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def _shown(picture: Picture, digits: Sequence[Digit], width: int, height: int) -> Image.Image:
+def _draw_boxes(picture: Picture, digits: Sequence[Digit], width: int, height: int) -> Image.Image:
     """Return a picture at a size that fits, with a coloured box around each digit."""
     tall, wide = picture.grey.shape
     scale = min(width / wide, height / tall)
@@ -181,40 +181,40 @@ def _shown(picture: Picture, digits: Sequence[Digit], width: int, height: int) -
     return image
 
 
-def _field(field: np.ndarray, size: int) -> Image.Image:
+def _draw_field(field: np.ndarray, size: int) -> Image.Image:
     return Image.fromarray(field).resize((size, size), Image.Resampling.NEAREST).convert("RGB")
 
 
-def _heat(field: np.ndarray, fall: np.ndarray) -> Image.Image:
+def _draw_occlusion(field: np.ndarray, fall: np.ndarray) -> Image.Image:
     weight = fall / max(1e-6, float(fall.max()))
     rgb = np.stack([np.maximum(field, 255 * weight), field * (1 - 0.7 * weight), field * (1 - 0.9 * weight)], -1)
     return Image.fromarray(rgb.astype(np.uint8)).resize((112, 112), Image.Resampling.NEAREST)
 
 
-def _grey(strength: np.ndarray) -> Image.Image:
-    return _fit(np.repeat((255 * strength).astype(np.uint8)[..., None], 3, -1))
+def _draw_strength(strength: np.ndarray) -> Image.Image:
+    return _resize_step(np.repeat((255 * strength).astype(np.uint8)[..., None], 3, -1))
 
 
-def _marked(strength: np.ndarray, lines: np.ndarray) -> Image.Image:
+def _draw_lines(strength: np.ndarray, lines: np.ndarray) -> Image.Image:
     rgb = np.repeat((255 * strength).astype(np.uint8)[..., None], 3, -1)
     rgb[lines] = (200, 60, 60)
-    return _fit(rgb)
+    return _resize_step(rgb)
 
 
-def _coloured(names: np.ndarray) -> Image.Image:
-    hues = (np.arange(names.max() + 1) * 67 % 180).astype(np.uint8)
+def _draw_pieces(labels: np.ndarray) -> Image.Image:
+    hues = (np.arange(labels.max() + 1) * 67 % 180).astype(np.uint8)
     palette = np.stack([hues, np.full_like(hues, 150), np.full_like(hues, 240)], -1)
     palette[0] = 0
-    return _fit(cv2.cvtColor(palette[names], cv2.COLOR_HSV2RGB))
+    return _resize_step(cv2.cvtColor(palette[labels], cv2.COLOR_HSV2RGB))
 
 
-def _fit(rgb: np.ndarray) -> Image.Image:
+def _resize_step(rgb: np.ndarray) -> Image.Image:
     scale = STEP / max(rgb.shape[:2])
     shape = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
     return Image.fromarray(cv2.resize(rgb, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST))
 
 
-def _cut(words: str, length: int) -> str:
+def _shorten(words: str, length: int) -> str:
     return words if len(words) <= length else words[: length - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""What must not change the field: where the digit is, how large, how bright, which way up, on what paper."""
+"""Preparing a photograph: what must not change the field, and what a file that cannot be read is told."""
 
 import io
 import struct
@@ -35,8 +35,8 @@ def page_with_a_seven(height=200, width=200, dark=40, bright=220):
 
 def prepared(pixels):
     picture = photo.open_picture(encode(pixels))
-    [page] = photo.pages_of(photo.ink_of(picture.grey), reading.SHARES[-1:])
-    return photo.field_of(photo.cut_out(page, [reading.main_piece(page)]))
+    [page] = photo.segment_ink(photo.extract_ink(picture.grey), reading.SHARES[-1:])
+    return photo.prepare_field(photo.crop_ink(page, [reading.main_piece(page)]))
 
 
 @pytest.mark.parametrize("factor", [3, 6, 11])
@@ -45,7 +45,7 @@ def test_an_enlarged_moved_and_framed_digit_comes_back_to_the_pixel(images, fact
     for image in images[:300]:
         frame = rng.integers(0, 90, 4)
         large = np.pad(np.kron(image, np.ones((factor, factor), np.uint8)), (frame[:2], frame[2:]))
-        np.testing.assert_array_equal(photo.field_of(large.astype(np.float32) / 255), image)
+        np.testing.assert_array_equal(photo.prepare_field(large.astype(np.float32) / 255), image)
 
 
 @pytest.mark.slow
@@ -61,16 +61,16 @@ def test_nearly_every_digit_comes_back_to_the_pixel_from_a_whole_photograph(imag
 
 def test_ink_is_found_in_either_polarity():
     page = page_with_a_seven()
-    assert not photo.ink_of(page).white
-    assert photo.ink_of(255 - page).white
+    assert not photo.extract_ink(page).white
+    assert photo.extract_ink(255 - page).white
     np.testing.assert_allclose(prepared(page).astype(int), prepared(255 - page).astype(int), atol=40)
 
 
 def test_the_grain_of_a_large_page_does_not_decide_the_polarity_of_a_small_digit():
     page = np.random.default_rng(1).normal(235, 2, (1200, 1200)).clip(0, 255).astype(np.uint8)
     cv2.polylines(page, [np.array([[540, 540], [603, 542], [571, 630]], np.int32)], False, 120, 4, cv2.LINE_AA)
-    assert not photo.ink_of(page).white
-    assert photo.ink_of(255 - page).white
+    assert not photo.extract_ink(page).white
+    assert photo.extract_ink(255 - page).white
 
 
 @pytest.mark.parametrize("sigma", [40, 60])
@@ -81,7 +81,7 @@ def test_the_glow_of_a_lamp_is_not_ink_nor_is_a_shadow_on_a_board(sigma, strengt
     y, x = np.ogrid[:400, :400]
     glow = strength * np.exp(-((x - 250) ** 2 + (y - 180) ** 2) / (2 * sigma**2))
     lit = page + glow * (240 - page)
-    assert photo.ink_of((lit if sign > 0 else 255 - lit).astype(np.uint8)).white == (sign < 0)
+    assert photo.extract_ink((lit if sign > 0 else 255 - lit).astype(np.uint8)).white == (sign < 0)
 
 
 def test_a_light_gradient_is_divided_away():
@@ -106,7 +106,7 @@ def test_a_lone_upright_stroke_is_a_digit_and_no_line():
 
 
 @pytest.mark.parametrize("shape", ["box", "circle"])
-def test_what_was_drawn_around_a_digit_is_left_out(shape):
+def test_a_box_or_circle_drawn_around_a_digit_is_removed(shape):
     page = page_with_a_seven()
     drawn = np.pad(page, 60, constant_values=220)
     if shape == "box":
@@ -142,16 +142,16 @@ def test_a_lamp_that_shines_on_the_table_does_not_hide_the_sheet(shadow):
     seen, covered = (cv2.warpPerspective(each, lens, (480, 360)) for each in (page_with_a_seven(), np.ones((200, 200))))
     seen = seen - shadow * np.exp(-((down - 260) ** 2) / (2 * 25**2))
     picture = np.where(covered > 0, seen, table).astype(np.uint8)
-    ink = photo.ink_of(picture)
+    ink = photo.extract_ink(picture)
     assert not ink.white
-    assert not (photo.mask_of(ink, photo.peak_of(ink), 0.5) & (covered == 0)).any()
+    assert not (photo.ink_mask(ink, photo.peak_darkness(ink), 0.5) & (covered == 0)).any()
 
 
 def test_a_sheet_may_lie_there_in_perspective():
     ends = np.array([[90, 40], [210, 50], [270, 320], [30, 330]], np.float32)
     lens = cv2.getPerspectiveTransform(np.array([[0, 0], [200, 0], [200, 200], [0, 200]], np.float32), ends)
     seen, covered = (cv2.warpPerspective(each, lens, (300, 380)) for each in (page_with_a_seven(), np.ones((200, 200))))
-    assert not photo.ink_of(np.where(covered > 0, seen, 60).astype(np.uint8)).white
+    assert not photo.extract_ink(np.where(covered > 0, seen, 60).astype(np.uint8)).white
 
 
 @pytest.mark.parametrize("stroke", ["bar", "ring"])
@@ -161,14 +161,14 @@ def test_white_ink_is_no_sheet_of_paper(stroke):
         page[10:190, 60:125] = 220
     else:
         cv2.rectangle(page, (30, 30), (170, 170), 220, 20)
-    assert photo.ink_of(page).white
+    assert photo.extract_ink(page).white
 
 
 def test_a_dot_in_a_zero_does_not_make_the_zero_a_frame():
     page = np.full((200, 160), 220, np.uint8)
     cv2.ellipse(page, (80, 100), (40, 60), 0, 0, 360, 40, 10)
     cv2.circle(page, (80, 100), 9, 40, -1)
-    assert max(piece.box[3] for piece in photo.pages_of(photo.ink_of(page), (0.25,))[0].pieces) > 100
+    assert max(piece.box[3] for piece in photo.segment_ink(photo.extract_ink(page), (0.25,))[0].pieces) > 100
 
 
 def test_the_grain_of_a_dark_photograph_does_not_drown_the_digit():
@@ -180,7 +180,7 @@ def test_the_grain_of_a_dark_photograph_does_not_drown_the_digit():
 
 @pytest.mark.parametrize("value", [0, 90, 255])
 def test_a_blank_page_has_no_pieces(value):
-    page = photo.pages_of(photo.ink_of(np.full((90, 120), value, np.uint8)), reading.SHARES)
+    page = photo.segment_ink(photo.extract_ink(np.full((90, 120), value, np.uint8)), reading.SHARES)
     assert not any(each.pieces for each in page)
 
 
@@ -188,7 +188,7 @@ def test_a_blank_page_has_no_pieces(value):
 def test_bare_textured_paper_has_no_pieces(deviation, blur):
     noise = np.random.default_rng(2).normal(200, deviation, (300, 300))
     paper = cv2.GaussianBlur(noise, (0, 0), blur).clip(0, 255).astype(np.uint8)
-    assert not photo.pages_of(photo.ink_of(paper), (0.25,))[0].pieces
+    assert not photo.segment_ink(photo.extract_ink(paper), (0.25,))[0].pieces
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -227,7 +227,7 @@ ODD = {
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_exif_costs_its_orientation_only(kind, odd):
+def test_of_a_file_with_odd_exif_only_the_orientation_is_lost(kind, odd):
     exact = {"lossless": True} if kind == "WEBP" else {}
     grey = photo.open_picture(encode(page_with_a_seven(), kind, exif=ODD[odd], **exact)).grey
     np.testing.assert_array_equal(grey, photo.open_picture(encode(page_with_a_seven(), kind, **exact)).grey)
@@ -270,13 +270,13 @@ def test_every_kind_of_pixels_is_read_as_the_same_grey():
     for kind, content in kinds.items():
         off = np.abs(photo.open_picture(content).grey.astype(int) - page)
         assert off.max() <= 2, kind
-    assert not photo.ink_of(photo.open_picture(encode(clear)).grey).white
+    assert not photo.extract_ink(photo.open_picture(encode(clear)).grey).white
 
 
 def test_white_ink_on_nothing_is_laid_on_black():
     page = page_with_a_seven()
     content = encode(Image.merge("LA", [Image.new("L", (200, 200), 255), Image.fromarray(255 - page)]))
-    assert photo.ink_of(photo.open_picture(content).grey).white
+    assert photo.extract_ink(photo.open_picture(content).grey).white
 
 
 def test_the_lightness_of_lab_is_read():
@@ -319,7 +319,7 @@ def test_heic_that_cannot_be_read_says_so():
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (28, 28), (3000, 5)])
 def test_any_shape_of_picture_is_prepared(size):
     picture = photo.open_picture(encode(np.full(size, 200, np.uint8)))
-    assert photo.pages_of(photo.ink_of(picture.grey), (0.25,))[0].pieces == ()
+    assert photo.segment_ink(photo.extract_ink(picture.grey), (0.25,))[0].pieces == ()
 
 
 def test_a_large_photograph_is_read_small_and_its_size_is_kept():
@@ -343,7 +343,7 @@ def test_a_large_photograph_is_read_small_and_its_size_is_kept():
         (encode(page_with_a_seven(), "JPEG")[:600], "damaged"),
     ],
 )
-def test_what_is_no_picture_says_why(content, reason):
+def test_a_file_that_is_no_picture_is_refused_with_the_reason(content, reason):
     with pytest.raises(UnreadableError, match=reason):
         photo.open_picture(content)
 
@@ -377,7 +377,7 @@ def test_a_missing_file_says_so():
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60))
 def test_a_field_always_has_its_longer_side_in_the_box(seed, height, width):
     ink = np.random.default_rng(seed).uniform(0.1, 1, (height, width)).astype(np.float32)
-    field = photo.field_of(ink)
+    field = photo.prepare_field(ink)
     rows, columns = np.flatnonzero(field.any(1)), np.flatnonzero(field.any(0))
     assert max(np.ptp(rows), np.ptp(columns)) + 1 <= photo.BOX
 

@@ -1,0 +1,48 @@
+"""Reading several digits: which pieces of ink are one digit, and which are none."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.learning.classifier import Classifier
+from pipeline.photos import reading
+from pipeline.photos.photo import Picture
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return Classifier.load(Path(__file__).parents[1] / "reader")
+
+
+def drawn(*digits, shape=(300, 400)):
+    """Return a page with sevens, ones and zeros: (kind, x, y, height) each."""
+    page = np.full(shape, 225, np.uint8)
+    for kind, x, y, h in digits:
+        if kind == 0:
+            cv2.ellipse(page, (x + h // 3, y + h // 2), (h // 3, h // 2), 10, 0, 360, 40, 6, cv2.LINE_AA)
+        else:
+            corners = {1: [[h // 4, 0], [0, h]], 7: [[0, 0], [h // 2, 0], [h // 5, h]]}[kind]
+            cv2.polylines(page, [np.add(corners, (x, y)).astype(np.int32)], False, 40, 6, cv2.LINE_AA)
+    return page
+
+
+def read(page, classifier):
+    return reading.read(Picture(page, 1.0, page.shape[::-1]), classifier)
+
+
+@pytest.mark.parametrize("thick", [2, 5, 8])
+@pytest.mark.parametrize("dividers", [(), (205,)])
+def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, dividers):
+    page = drawn((7, 120, 120, 60), (0, 250, 120, 60))
+    cv2.rectangle(page, (10, 98), (390, 205), 40, thick, cv2.LINE_AA)
+    for x in dividers:
+        cv2.line(page, (x, 98), (x, 205), 40, thick, cv2.LINE_AA)
+    assert read(page, classifier).text == "70"
+
+
+@pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
+def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
+    page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
+    assert read(page, classifier).text == "7107"
