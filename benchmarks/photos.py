@@ -89,15 +89,14 @@ def table(found: list[Answer]) -> list[tuple[str, int, int]]:
         ("single: the article's method", single, lambda answer: answer.article == answer.label),
         ("single: the common recipe", single, lambda answer: answer.common == answer.label),
         ("single: right number of digits without --one", single, lambda answer: len(answer.free.text) == 1),
-        (
-            "single: accepted as a digit (--one)",
-            single,
-            lambda answer: answer.one is not None and answer.one.verdict == "digit",
-        ),
+        ("single: accepted as a digit (--one)", single, is_accepted),
+        ("single: right, of those accepted (--one)", [each for each in single if is_accepted(each)], one_right),
         ("multi: whole string right", multi, lambda answer: answer.free.text == answer.label),
         ("multi: right number of digits", multi, lambda answer: len(answer.free.text) == len(answer.label)),
+        ("multi: accepted as digits", multi, is_accepted),
+        ("multi: whole string right, of those accepted", [each for each in multi if is_accepted(each)], is_right),
         ("none: refused", none, lambda answer: answer.free.verdict != "digit"),
-        ("none: refused (--one)", none, lambda answer: answer.one is not None and answer.one.verdict != "digit"),
+        ("none: refused (--one)", none, lambda answer: not is_accepted(answer)),
     ]
     groups: list[tuple[str, list[Answer], Callable[[Answer], bool]]] = [
         (f"  {group}, {kind}", [answer for answer in part if answer.group == group], is_right)
@@ -110,6 +109,11 @@ def table(found: list[Answer]) -> list[tuple[str, int, int]]:
 def one_right(answer: Answer) -> bool:
     """Tell whether ``--one`` gives the label."""
     return answer.one is not None and answer.one.text == answer.label
+
+
+def is_accepted(answer: Answer) -> bool:
+    """Tell whether a picture is called `digit`: one of several digits as a whole, others with ``--one``."""
+    return (answer.one or answer.free).verdict == "digit"
 
 
 def is_right(answer: Answer) -> bool:

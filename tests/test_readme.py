@@ -117,16 +117,25 @@ def test_the_documented_figures_of_refusals_were_measured() -> None:
         assert f"{name} at {found[name]:.0f}%" in paragraph, name
 
 
+def counted(report: str) -> dict[str, tuple[int, int]]:
+    """Return what a report of benchmarks.photos counts: how many, of how many."""
+    text = (files.ROOT / f"benchmarks/{report}.txt").read_text("utf-8")
+    found = re.findall(r"^(.+?)  +(\d+) / (\d+)", text, re.MULTILINE)
+    return {name.strip(): (int(right), int(of)) for name, right, of in found}
+
+
+def share(right: int, of: int) -> str:
+    """Return a share in percent with its interval, as the documents write it."""
+    low, high = (100 * limit for limit in scoring.wilson(right, of))
+    return f"{100 * right / of:.1f}% [{low:.1f}, {high:.1f}]"
+
+
 def test_the_documented_figures_of_real_photographs_were_measured() -> None:
     """The report counts; the README's shares and intervals are those of its counts."""
-    report = (files.ROOT / "benchmarks/photos.txt").read_text("utf-8")
-    counts = {
-        name.strip(): (int(right), int(of)) for name, right, of in re.findall(r"^(.+?)  +(\d+) / (\d+)", report, re.M)
-    }
+    counts = counted("photos")
 
     def row(right: int, of: int) -> str:
-        low, high = (100 * limit for limit in scoring.wilson(right, of))
-        return f"{100 * right / of:.1f}% [{low:.1f}, {high:.1f}] |"
+        return f"{share(right, of)} |"
 
     scans = counts["SageLabTW, single --one"]
     article, common = (counts[f"single: the {way}"] for way in ("article's method", "common recipe"))
@@ -145,17 +154,27 @@ def test_the_documented_figures_of_real_photographs_were_measured() -> None:
 
 
 def test_the_documented_figures_of_other_sources_were_measured() -> None:
-    report = (files.ROOT / "benchmarks/photos2.txt").read_text("utf-8")
     for name, words in (
         ("single: --one", "of one digit (`--one`)"),
         ("multi: whole string right", "of several digits, whole string"),
         ("none: refused", "without a digit, refused"),
     ):
-        counted = re.search(rf"^{re.escape(name)}  +(\d+) / (\d+)", report, re.MULTILINE)
-        assert counted
-        right, of = map(int, counted.groups())
-        low, high = (100 * limit for limit in scoring.wilson(right, of))
-        assert f"| {of} {words} | {100 * right / of:.1f}% [{low:.1f}, {high:.1f}] |" in README
+        right, of = counted("photos2")[name]
+        assert f"| {of} {words} | {share(right, of)} |" in README
+
+
+def test_the_documented_figures_of_what_is_accepted_were_measured() -> None:
+    """They are over both folders."""
+    both = [counted(report) for report in ("photos", "photos2")]
+    for accepted, right, words in (
+        ("single: accepted as a digit (--one)", "single: right, of those accepted (--one)", "of the single digits"),
+        ("multi: accepted as digits", "multi: whole string right, of those accepted", "of the strings"),
+    ):
+        sure, of = (sum(each) for each in zip(*(counts[accepted] for counts in both), strict=True))
+        true, same = (sum(each) for each in zip(*(counts[right] for counts in both), strict=True))
+        assert same == sure
+        said = f"are accepted, and {share(true, sure)} of those are right ({true} of {sure})"
+        assert f"{100 * sure / of:.1f}% {words} {said}" in " ".join(README.split())
 
 
 def test_the_documented_figures_of_digit_sets_were_measured() -> None:
