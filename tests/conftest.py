@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 from pipeline import config, fetch, files
@@ -159,9 +160,41 @@ def raw_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Project:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of what all workers of pytest-xdist have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` fills, in the first worker that asks for it."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared: Path) -> Path:
+    """Return the file of an MLflow store without a run, for copying only: making its schema takes 2.6 s of CPU."""
+    from pipeline.store import open_store  # imports MLflow, which most tests do without
+
+    return make_once(shared / "empty", lambda folder: open_store(f"sqlite:///{folder}/mlflow.db")) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path, raw_mnist: Path, empty_store: Path) -> Project:
     """Return the working tree as a project with few digits and epochs, its raw data in place; for copying only."""
-    project = Project(tmp_path_factory.mktemp("template") / "project")
+    make_once(shared / "template", lambda folder: make_template(folder / "project", raw_mnist, empty_store))
+    return Project(shared / "template" / "project")
+
+
+def make_template(root: Path, raw_mnist: Path, empty_store: Path) -> None:
+    project = Project(root)
     for name in tracked(files.ROOT):
         target = project.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +208,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Proje
     project.dvc("commit", "--force", "fetch")
     project.git("add", ".")
     project.git("commit", "--quiet", "--message", "Start")
-    return project
+    files.write_bytes(project.root / "mlruns" / "mlflow.db", empty_store.read_bytes())
 
 
 def _read(screen: RawIOBase) -> bytes:
@@ -201,13 +234,17 @@ def small_project(template: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session")
-def made_once(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made_once(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a small project after ``dvc repro``, committed; for reading and copying only."""
-    project = template.copy(tmp_path_factory.mktemp("made") / "project")
-    project.dvc("repro")
-    project.git("add", ".")
-    project.git("commit", "--quiet", "--message", "Make")
-    return project
+
+    def make(folder: Path) -> None:
+        project = template.copy(folder / "project")
+        project.dvc("repro")
+        project.git("add", ".")
+        project.git("commit", "--quiet", "--message", "Make")
+
+    made = Project(make_once(shared / "made", make) / "project")
+    return made.copy(tmp_path_factory.mktemp("made") / "project")  # a worker's own: some tests start DVC in it
 
 
 @pytest.fixture

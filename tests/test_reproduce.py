@@ -79,9 +79,11 @@ def test_a_later_reading_by_other_code_is_a_reason_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("workspace")
+    files.write_bytes(folder / "mlruns" / "mlflow.db", empty_store.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("workspace")))
+        patch.setenv("DVC_ROOT", str(folder))
         return open_store()
 
 
