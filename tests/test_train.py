@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def preprocessed(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Return a project in which a training of 12 epochs can start; for copying only."""
+    """Return a project in which a training of 6 epochs can start; for copying only."""
     project = template.copy(tmp_path_factory.mktemp("preprocessed") / "project")
-    project.set(**{"train.epochs": 12, "train.patience": 12, "train.threads": 1, "train.schedule": "constant"})
+    project.set(**{"train.epochs": 6, "train.patience": 6, "train.threads": 1, "train.schedule": "constant"})
     project.dvc("repro", "preprocess")
     return project
 
@@ -75,7 +75,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 def test_a_log_gets_a_line_an_epoch(unbroken: tuple[Project, str]) -> None:
     lines = [line for line in unbroken[1].splitlines() if line.startswith("train: ")]
-    assert [line[: line.index(",")] for line in lines] == [f"train: epoch {number} of 12" for number in range(1, 13)]
+    assert [line[: line.index(",")] for line in lines] == [f"train: epoch {number} of 6" for number in range(1, 7)]
     assert re.search(
         r"loss [\d.]+, accuracy [\d.]+, validation loss [\d.]+, accuracy [\d.]+; about \d+ seconds left", lines[0]
     )
@@ -104,7 +104,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = epochs(prepared)
-    assert len(before) < 12
+    assert len(before) < 6
     prepared.dvc("repro", "train")
     assert epochs(prepared).items() >= before.items()
     for name in ("dvc.lock", "reports/train.json", "reports/history.csv"):
@@ -129,7 +129,7 @@ def test_less_patience_after_more_trains_nothing(unbroken: tuple[Project, str], 
     before, history = epochs(project), (project.root / "reports/history.csv").read_text()
     project.set(**{"train.patience": 1, "train.epochs": 2})
     project.stage("train")
-    assert len(before) == 12
+    assert len(before) == 6
     assert epochs(project) == before
     assert history.startswith((project.root / "reports/history.csv").read_text())
 
