@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 from pipeline import config, fetch, files
@@ -27,8 +28,17 @@ settings.register_profile("repeatable", derandomize=True)  # the same examples a
 settings.load_profile("repeatable")
 SMALL = {"preprocess.train": 1000, "preprocess.validation": 300, "preprocess.test": 500, "train.epochs": 3}
 
-
 DURATION = "digits/minutes"  # of the last whole run of the suite, in pytest's cache
+LONGEST = (  # by seconds of CPU: they start first, so that no worker is alone with one of them at the end
+    "sweep", "make_it_yours", "experiments", "train", "browser", "cluster", "serving", "trajectory", "gate", "network",
+    "refusals", "reproduce", "clone", "learn", "study", "merge",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; `make test` has pytest-xdist keep this order."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -44,11 +54,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[STARTED] = time.monotonic()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Keep how long a whole run took."""
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep how long a whole run took; after one that broke off, let `--last-failed` run all."""
     whole = not session.config.option.markexpr and not session.config.option.keyword and session.testscollected > 900
     cache = getattr(session.config, "cache", None)
-    if whole and cache and not hasattr(session.config, "workerinput"):
+    if not cache or hasattr(session.config, "workerinput"):
+        return
+    if exitstatus == pytest.ExitCode.INTERNAL_ERROR:  # as pytest-xdist has when it loses its workers
+        cache.set("cache/lastfailed", {})
+    elif whole:
         cache.set(DURATION, round((time.monotonic() - session.config.stash[STARTED]) / 60))
 
 
@@ -56,12 +71,12 @@ STARTED: pytest.StashKey[float] = pytest.StashKey()
 
 
 def inherited() -> list[str]:
-    """Return the variables that would tell DVC and MLflow of another project."""
-    return [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "_MLFLOW_"))]
+    """Return the variables that would tell DVC and MLflow of another project, and `make` that `make test` called it."""
+    return [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "_MLFLOW_", "MAKE", "MFLAGS"))]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for a project of its own: nothing of DVC's or MLflow's from outside, the .venv first."""
+    """Return the environment for a project of its own: nothing of DVC, MLflow or make from outside, the .venv first."""
     kept = {name: value for name, value in os.environ.items() if name not in inherited()}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return kept | {"DVC_NO_ANALYTICS": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -146,26 +161,62 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def raw_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of what all workers of pytest-xdist have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` fills, in the first worker that asks for it."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    return folder
+
+
+@pytest.fixture(scope="session")
+def raw_mnist(shared: Path) -> Path:
     """Return a folder with the four files: the project's own where they are whole, else freshly fetched ones."""
     params = config.load(files.ROOT / files.PARAMS)
     if fetch.present(files.ROOT / files.RAW, fetch.sums_of(params.data.sha256.model_dump())):
         return files.ROOT / files.RAW
-    folder = tmp_path_factory.mktemp("mnist")
+    return make_once(shared / "mnist", fetch_mnist) / files.RAW
+
+
+def fetch_mnist(folder: Path) -> None:
+    folder.mkdir()
     shutil.copy(files.ROOT / files.PARAMS, folder)
     variables = os.environ | {"PYTHONPATH": str(files.ROOT)}
     subprocess.run([sys.executable, "-m", "pipeline.fetch"], cwd=folder, env=variables, check=True)
-    return folder / files.RAW
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Project:
+def empty_store(shared: Path) -> Path:
+    """Return the file of an MLflow store without a run, for copying only: making its schema takes 2.6 s of CPU."""
+    from pipeline.store import open_store  # imports MLflow, which most tests do without
+
+    return make_once(shared / "empty", lambda folder: open_store(f"sqlite:///{folder}/mlflow.db")) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path, raw_mnist: Path, empty_store: Path) -> Project:
     """Return the working tree as a project with few digits and epochs, its raw data in place; for copying only."""
-    project = Project(tmp_path_factory.mktemp("template") / "project")
+    make_once(shared / "template", lambda folder: make_template(folder / "project", raw_mnist, empty_store))
+    return Project(shared / "template" / "project")
+
+
+def make_template(root: Path, raw_mnist: Path, empty_store: Path) -> None:
+    project = Project(root)
     for name in tracked(files.ROOT):
         target = project.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(files.ROOT / name, target)
+    keep_a_quarter(project.root / files.PHOTOS)
     project.set(**SMALL)
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("config", "user.name", "Test")
@@ -175,7 +226,16 @@ def template(tmp_path_factory: pytest.TempPathFactory, raw_mnist: Path) -> Proje
     project.dvc("commit", "--force", "fetch")
     project.git("add", ".")
     project.git("commit", "--quiet", "--message", "Start")
-    return project
+    files.write_bytes(project.root / "mlruns" / "mlflow.db", empty_store.read_bytes())
+
+
+def keep_a_quarter(photos: Path) -> None:
+    """Remove three of four pictures, of each kind: reading all of them takes 8 s of CPU in every ``dvc repro``."""
+    rows = [row for row in files.read_csv(photos / "labels.csv") if int(Path(row["file"]).stem[-2:]) % 4 == 2]
+    files.write_csv(photos / "labels.csv", rows, list(rows[0]))
+    for path in photos.glob("*.jpg"):
+        if path.name not in {row["file"] for row in rows}:
+            path.unlink()
 
 
 def _read(screen: RawIOBase) -> bytes:
@@ -201,13 +261,17 @@ def small_project(template: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session")
-def made_once(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made_once(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a small project after ``dvc repro``, committed; for reading and copying only."""
-    project = template.copy(tmp_path_factory.mktemp("made") / "project")
-    project.dvc("repro")
-    project.git("add", ".")
-    project.git("commit", "--quiet", "--message", "Make")
-    return project
+
+    def make(folder: Path) -> None:
+        project = template.copy(folder / "project")
+        project.dvc("repro")
+        project.git("add", ".")
+        project.git("commit", "--quiet", "--message", "Make")
+
+    made = Project(make_once(shared / "made", make) / "project")
+    return made.copy(tmp_path_factory.mktemp("made") / "project")  # a worker's own: some tests start DVC in it
 
 
 @pytest.fixture

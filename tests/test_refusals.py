@@ -150,7 +150,7 @@ def test_a_training_whose_model_is_refused_is_finished_and_logged_whole_later(
 ) -> None:
     variables = {"MLFLOW_TRACKING_URI": proxy.uri}
     proxy.refusal = 413, files_over(10_000)
-    said = made_project.run("dvc", "repro", "--force", "train", **variables).stderr
+    said = made_project.run("dvc", "repro", "--force", "--single-item", "train", **variables).stderr
     assert "without the model: " in said
     assert "Traceback" not in said
     store = open_store(proxy.uri)

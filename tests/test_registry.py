@@ -15,24 +15,12 @@ DATA = "d" * 64
 PASS = {"verdict": "pass", "base": "4d98a24"}
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty")
-    open_in(folder)
-    return folder
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty: Path) -> Store:
-    """Return a store of its own without the seconds that making the schema takes."""
-    content = (empty / "mlruns" / "mlflow.db").read_bytes()
-    files.write_bytes(tmp_path / "mlruns" / "mlflow.db", content)
-    return open_in(tmp_path)
-
-
-def open_in(folder: Path) -> Store:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Return a store of its own."""
+    files.write_bytes(tmp_path / "mlruns" / "mlflow.db", empty_store.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(tmp_path))
         return open_store()
 
 

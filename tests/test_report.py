@@ -328,17 +328,23 @@ def test_all_right_answers_can_be_drawn() -> None:
     drawn(charts.interval("All", 1.0, 1.0, 1.0))
 
 
+@pytest.fixture(scope="module")
+def reported(made_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a small project with its page; for reading and copying only."""
+    project = made_once.copy(tmp_path_factory.mktemp("reported") / "project")
+    assert project.stage("report").stdout == "report: reports/index.html\n"
+    return project
+
+
 @pytest.mark.slow
 def test_the_page_is_kept_with_the_run_and_linked_from_its_note(
-    made_project: Project, monkeypatch: pytest.MonkeyPatch
+    reported: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = made_project.stage("report").stdout
-    assert said == "report: reports/index.html\n"
-    monkeypatch.setenv("DVC_ROOT", str(made_project.root))
+    monkeypatch.setenv("DVC_ROOT", str(reported.root))
     store = open_store()
     run = store.runs("attributes.status = 'FINISHED'")[0]
     kept = tracking.Run(store, run.info.run_id).read("reports/index.html")
-    assert kept == (made_project.root / report.PAGE).read_bytes()
+    assert kept == (reported.root / report.PAGE).read_bytes()
     link = f"#/experiments/{store.experiment_id}/runs/{run.info.run_id}/artifacts/reports/index.html"
     assert f"({link})" in run.data.tags["mlflow.note.content"]
 
@@ -362,23 +368,21 @@ def test_a_page_that_a_server_missed_is_kept_the_next_time(
 
 
 @pytest.mark.slow
-def test_a_second_page_of_the_same_reports_is_the_same_and_leaves_git_clean(made_project: Project) -> None:
-    made_project.stage("report")
-    page = (made_project.root / report.PAGE).read_bytes()
-    made_project.stage("report")
-    assert (made_project.root / report.PAGE).read_bytes() == page
-    assert made_project.git("status", "--porcelain") == ""
+def test_a_second_page_of_the_same_reports_is_the_same_and_leaves_git_clean(reported: Project, tmp_path: Path) -> None:
+    project = reported.copy(tmp_path / "project")
+    project.stage("report")
+    assert (project.root / report.PAGE).read_bytes() == (reported.root / report.PAGE).read_bytes()
+    assert project.git("status", "--porcelain") == ""
 
 
 @pytest.mark.slow
-def test_the_page_shows_a_real_small_model(made_project: Project) -> None:
-    made_project.stage("report")
-    text = (made_project.root / report.PAGE).read_text("utf-8")
-    metrics, commit = made_project.json("metrics.json"), made_project.git("rev-parse", "HEAD")
+def test_the_page_shows_a_real_small_model(reported: Project) -> None:
+    text = (reported.root / report.PAGE).read_text("utf-8")
+    metrics, commit = reported.json("metrics.json"), reported.git("rev-parse", "HEAD")
     assert f"{metrics['test_accuracy']:.2%}" in text
     assert metrics["model_sha256"] in text
     assert f"Commit {commit[:12]}, “Make”." in text
-    assert files.sha256(made_project.root / "dvc.lock") in text
+    assert files.sha256(reported.root / "dvc.lock") in text
 
 
 def test_the_pictures_are_those_of_the_reports(reports: Path) -> None:

@@ -1,14 +1,11 @@
 """A run comes out the same again, anywhere; where it does not, reproduce says so and why."""
 
-import shlex
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Project, environment
+from conftest import Project
 
 from pipeline import config, files, provenance, registry, reproduce, tracking
 from pipeline.console import UserError
@@ -79,9 +76,11 @@ def test_a_later_reading_by_other_code_is_a_reason_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("workspace")
+    files.write_bytes(folder / "mlruns" / "mlflow.db", empty_store.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("workspace")))
+        patch.setenv("DVC_ROOT", str(folder))
         return open_store()
 
 
@@ -261,41 +260,3 @@ def test_an_experiment_with_uncommitted_code_is_reproduced_and_the_workspace_is_
     assert "reproduced bit for bit" in done.stdout
     assert "Running stage 'train'" in done.stderr
     assert state(made_project) == before
-
-
-@pytest.mark.slow
-def test_two_clones_end_with_the_same_lock_and_reports(template: Project, tmp_path: Path, raw_mnist: Path) -> None:
-    people = [
-        {"LOGNAME": "ada", "TZ": "Pacific/Auckland", "PYTHONHASHSEED": "1", "MASK": "002", "LC_ALL": "C"},
-        {"LOGNAME": "grace", "TZ": "America/Anchorage", "PYTHONHASHSEED": "2", "MASK": "077", "LC_ALL": "C.UTF-8"},
-    ]
-    clones = [repeat_as(person, template, tmp_path / person["LOGNAME"], raw_mnist) for person in people]
-    for process in [process for _, process in clones]:
-        said, _ = process.communicate()
-        assert process.returncode == 0, said
-    (one, _), (other, _) = clones
-    assert (one / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
-    assert reports(one) == reports(other)
-    assert len(reports(one)) > 3
-
-
-def repeat_as(person: dict[str, str], template: Project, home: Path, raw: Path) -> tuple[Path, subprocess.Popen[str]]:
-    """Clone the project as somebody else, in a folder of another depth, and start its pipeline there."""
-    clone = home / "work" / f"digits of {person['LOGNAME']}"
-    (home / "tmp").mkdir(parents=True)
-    template.git("clone", "--quiet", str(template.root), str(clone))
-    variables = environment() | person | {"HOME": str(home), "TMPDIR": str(home / "tmp"), "USER": person["LOGNAME"]}
-    commands = f"""
-        umask $MASK
-        {shlex.quote(sys.executable)} -m pipeline.fetch --from {shlex.quote(str(raw))}
-        dvc commit --quiet --force fetch
-        dvc repro
-    """
-    clock = ["faketime", "-1000 days"] if person["LOGNAME"] == "grace" and shutil.which("faketime") else []
-    words = [*clock, "sh", "-e", "-c", commands]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return clone, subprocess.Popen(words, cwd=clone, env=variables, text=True, **pipes)
-
-
-def reports(clone: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (clone / "reports").iterdir() if path.name != ".gitignore"}

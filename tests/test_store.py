@@ -20,6 +20,7 @@ import requests
 import sqlalchemy.exc
 from alembic.util.exc import CommandError
 from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy import Engine, event
 
 from pipeline import files, store, tracking
 from pipeline.console import UserError
@@ -318,21 +319,26 @@ def test_a_store_with_settings_in_its_uri_is_the_file_s(local: Path) -> None:
     assert [file.name for file in local.parent.glob("*.db*")] == ["mlflow.db"]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    open_store(f"sqlite:///{folder / 'mlflow.db'}")
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def local(made: Path, tmp_path: Path) -> Path:
-    """Return the file of an SQLite store, without the seconds that making one takes."""
-    files.write_bytes(tmp_path / "mlflow.db", made.read_bytes())
+def local(empty_store: Path, tmp_path: Path) -> Path:
+    """Return the file of an SQLite store."""
+    files.write_bytes(tmp_path / "mlflow.db", empty_store.read_bytes())
     return tmp_path / "mlflow.db"
 
 
-@pytest.mark.slow
+@pytest.fixture
+def _impatient() -> Iterator[None]:
+    """Let SQLite wait a tenth of a second for a lock; MLflow lets it wait 20, for every statement."""
+
+    def shorten(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 100"), parameters
+
+    event.listen(Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", shorten)
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_a_locked_store_is_one_line(local: Path) -> None:
     opened = open_store(f"sqlite:///{local}?timeout=0.1")
     with contextlib.closing(sqlite3.connect(local)) as other:
@@ -405,7 +411,7 @@ def test_a_process_from_before_a_restart_of_the_machine_is_dead() -> None:
     assert store.is_dead(MINE | {"process.namespace": f"{MACHINE} {'0' * 36} {NUMBERS}"})
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_impatient")
 def test_epochs_that_a_store_missed_are_logged_when_it_answers(
     local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,7 +431,7 @@ def test_epochs_that_a_store_missed_are_logged_when_it_answers(
     assert "MLflow answers again" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_impatient")
 def test_what_cannot_be_read_is_not_taken_for_missing(local: Path) -> None:
     opened = open_store(f"sqlite:///{local}?timeout=0.1")
     run = tracking.Run(opened, opened.client.create_run(opened.experiment_id).info.run_id)

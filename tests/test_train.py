@@ -19,11 +19,25 @@ from pipeline.train import Clock
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def preprocessed(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project in which a training of 6 epochs can start; for copying only."""
+    project = template.copy(tmp_path_factory.mktemp("preprocessed") / "project")
+    project.set(**{"train.epochs": 6, "train.patience": 6, "train.threads": 1, "train.schedule": "constant"})
+    project.dvc("repro", "preprocess")
+    return project
+
+
 @pytest.fixture
-def prepared(small_project: Project) -> Project:
-    small_project.set(**{"train.epochs": 12, "train.patience": 12, "train.threads": 1})
-    small_project.dvc("repro", "preprocess")
-    return small_project
+def prepared(preprocessed: Project, tmp_path: Path) -> Project:
+    return preprocessed.copy(tmp_path / "prepared")
+
+
+@pytest.fixture(scope="module")
+def unbroken(preprocessed: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """Return a project after that training, for reading and copying only, and what it wrote to standard error."""
+    project = preprocessed.copy(tmp_path_factory.mktemp("unbroken") / "project")
+    return project, project.run("dvc", "repro", "train").stderr
 
 
 def runs(project: Project) -> list[Run]:
@@ -59,10 +73,9 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
-def test_a_log_gets_a_line_an_epoch(prepared: Project) -> None:
-    prepared.set(**{"train.epochs": 2})
-    lines = prepared.stage("train").stderr.splitlines()
-    assert [line[: line.index(",")] for line in lines] == ["train: epoch 1 of 2", "train: epoch 2 of 2"]
+def test_a_log_gets_a_line_an_epoch(unbroken: tuple[Project, str]) -> None:
+    lines = [line for line in unbroken[1].splitlines() if line.startswith("train: ")]
+    assert [line[: line.index(",")] for line in lines] == [f"train: epoch {number} of 6" for number in range(1, 7)]
     assert re.search(
         r"loss [\d.]+, accuracy [\d.]+, validation loss [\d.]+, accuracy [\d.]+; about \d+ seconds left", lines[0]
     )
@@ -83,19 +96,19 @@ def test_restored_epochs_give_no_estimate_of_the_time_left() -> None:
     assert Clock(1000).left(500, 1.0) == ""
 
 
-def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(prepared: Project, tmp_path: Path) -> None:
-    unbroken = prepared.copy(tmp_path / "unbroken")
-    unbroken.dvc("repro", "train")
+def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
+    prepared: Project, unbroken: tuple[Project, str]
+) -> None:
     killed = start(prepared, "dvc", "repro", "train")
     wait_for(lambda: len(epochs(prepared)) >= 2, killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = epochs(prepared)
-    assert len(before) < 12
+    assert len(before) < 6
     prepared.dvc("repro", "train")
     assert epochs(prepared).items() >= before.items()
     for name in ("dvc.lock", "reports/train.json", "reports/history.csv"):
-        assert (prepared.root / name).read_bytes() == (unbroken.root / name).read_bytes(), name
+        assert (prepared.root / name).read_bytes() == (unbroken[0].root / name).read_bytes(), name
     assert statuses(prepared) == ["KILLED", "FINISHED"]
 
 
@@ -111,15 +124,14 @@ def test_a_signal_ends_the_training_cleanly_with_a_hint(prepared: Project, numbe
     assert statuses(prepared) == ["KILLED"]
 
 
-def test_less_patience_after_more_trains_nothing(prepared: Project) -> None:
-    prepared.set(**{"train.schedule": "constant", "train.epochs": 3})
-    prepared.stage("train")
-    before, history = epochs(prepared), (prepared.root / "reports/history.csv").read_text()
-    prepared.set(**{"train.patience": 1, "train.epochs": 2})
-    prepared.stage("train")
-    assert len(before) == 3
-    assert epochs(prepared) == before
-    assert history.startswith((prepared.root / "reports/history.csv").read_text())
+def test_less_patience_after_more_trains_nothing(unbroken: tuple[Project, str], tmp_path: Path) -> None:
+    project = unbroken[0].copy(tmp_path / "project")
+    before, history = epochs(project), (project.root / "reports/history.csv").read_text()
+    project.set(**{"train.patience": 1, "train.epochs": 2})
+    project.stage("train")
+    assert len(before) == 6
+    assert epochs(project) == before
+    assert history.startswith((project.root / "reports/history.csv").read_text())
 
 
 def test_a_run_shows_the_whole_training(made_project: Project) -> None:

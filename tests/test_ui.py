@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, model_card, ui
+from pipeline import config, files, model_card, ui
 from pipeline.console import UserError
 from pipeline.store import Store, open_store
 
@@ -16,9 +16,10 @@ NOTE = "mlflow.note.content"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with a store whose description a person has written."""
     folder = tmp_path_factory.mktemp("workspace")
+    files.write_bytes(folder / "mlruns" / "mlflow.db", empty_store.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         store = open_store()

@@ -1,9 +1,12 @@
 """GitHub's workflow does what a person does: the Makefile's verbs, then the gate."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
+from conftest import LONGEST, environment
 
 from pipeline import files, gate
 from pipeline.gate import Check, Verdict
@@ -41,3 +44,27 @@ def test_the_comment_is_found_again_by_how_the_page_begins(steps):
     error = gate.IncomparableError("no baseline")
     for verdict in Verdict:
         assert gate.render([Check("any", verdict, "", "")], error, error).startswith(beginning)
+
+
+def test_the_files_that_start_first_are_there():
+    assert {f"test_{name}" for name in LONGEST} <= {path.stem for path in (files.ROOT / "tests").rglob("test_*.py")}
+
+
+BROKEN = """
+import os
+def pytest_runtest_protocol(item):
+    if item.name == "test_two" and "MENDED" not in os.environ:
+        raise KeyError("a worker of pytest-xdist")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_broke_off_is_retried_whole(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "test_it.py").write_text("import os\ndef test_one(): os.environ['MENDED']\ndef test_two(): pass\n")
+    words = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "broken", "--last-failed"]
+    variables = environment() | {"PYTHONPATH": f"{tmp_path}:{files.ROOT}:{files.ROOT / 'tests'}"}
+    first = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert first.returncode == pytest.ExitCode.INTERNAL_ERROR, first.stderr
+    again = subprocess.run(words, cwd=tmp_path, env=variables | {"MENDED": "1"}, capture_output=True, text=True)
+    assert "2 passed" in again.stdout

@@ -155,17 +155,23 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-def project(small_project: Project) -> Project:
-    small_project.set(**{"sweep.parameters": {"batch_size": [32, 64], "dropout": [0.1, 0.2]}, "sweep.seeds": 1})
-    small_project.set(**{"train.batch_size": 32, "train.dropout": 0.1, "train.epochs": 4})
-    small_project.stage("preprocess")
-    return small_project
+@pytest.fixture(scope="module")
+def project(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project with a small sweep; for copying, and for sweeps that are refused."""
+    project = template.copy(tmp_path_factory.mktemp("cluster") / "project")
+    project.set(**{"sweep.parameters": {"batch_size": [32, 64], "dropout": [0.1, 0.2]}, "sweep.seeds": 1})
+    project.set(**{"train.batch_size": 32, "train.dropout": 0.1, "train.epochs": 4})
+    project.stage("preprocess")
+    return project
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not POSTGRES, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)")
-def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(project: Project, nodes: Nodes, server: str) -> None:
+def test_four_trials_finish_once_each_though_one_of_two_nodes_dies(
+    project: Project, nodes: Nodes, server: str, tmp_path: Path
+) -> None:
+    project = project.copy(tmp_path / "project")
+    (project.root / "mlruns" / "mlflow.db").unlink()
     nodes.start()
     nodes.start()
     running = subprocess.Popen(
@@ -214,7 +220,7 @@ def test_an_address_where_no_ray_answers_is_named(project: Project, address: str
     said = project.stage("sweep", "--address", address, status=2)
     assert said.stderr.startswith(words)
     assert said.stderr.count("\n") == 1
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 300
     assert not (project.root / ".checkpoints").is_dir() or not list((project.root / ".checkpoints").glob("*/*"))
 
 
@@ -226,7 +232,7 @@ def test_something_that_is_not_ray_is_found_out(project: Project) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        until(lambda: listening(port), 30)
+        until(lambda: listening(port), 300)
         said = project.stage("sweep", "--address", f"127.0.0.1:{port}", status=2)
     finally:
         kill(other)
