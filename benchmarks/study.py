@@ -8,7 +8,8 @@ A race over the grid of params.yaml's `sweep.parameters`, as `make sweep` runs i
 `article` of benchmarks/recipes.yaml, ours with params.yaml as it is; these parameters are setting 0. Each training has
 one thread, as many run at once as there are workers, and patience is read off each history. Epochs are kept in
 .checkpoints/, so that a study that was stopped resumes. Writes benchmarks/study.csv, a trial a row; prints its means,
-paired differences and effects in Markdown, by the functions of the sweep itself.
+paired differences and effects in Markdown, and draws each network's effects into docs/, by the functions of the sweep
+itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline import config, console, files
 from pipeline.config import Checkpoints, Params, Sweep
 from pipeline.console import UserError
 from pipeline.learning import trajectory
-from pipeline.sweeps import comparison, effects, leaderboard, race, trials
+from pipeline.sweeps import charts, comparison, effects, leaderboard, race, trials
 from pipeline.sweeps.race import Race
 from pipeline.sweeps.trials import Result, Setting, Trial, label
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         for network in given.network or NETWORKS:
             rows = run(network, given.seeds, changes, given.workers, rows)
     print("\n".join(report(rows)))
+    draw(rows, files.ROOT / "docs")
 
 
 def run(network: str, seeds: int, changes: dict[str, Any], workers: int, rows: Sequence[Row]) -> list[Row]:
@@ -156,6 +158,12 @@ def report(rows: Sequence[Row]) -> list[str]:
             lines += [why, ""]
     names = dict.fromkeys(name for current in races.values() for name in current.settings[0].varied)
     return [*lines, *(f"- {sentence(name, races)}" for name in names)]
+
+
+def draw(rows: Sequence[Row], folder: Path) -> None:
+    """Draw the effects of each network's parameters as ``study-<network>.png``."""
+    for network, current in races_of(rows).items():
+        files.write_bytes(folder / f"study-{network}.png", charts.effects(current))
 
 
 def rows_of_network(rows: Sequence[Row], network: str) -> list[Row]:

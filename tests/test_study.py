@@ -11,7 +11,6 @@ from benchmarks import study
 from pipeline import files
 from pipeline.console import UserError
 
-DOCS = files.ROOT / "docs" / "study.md"
 GRID = {"batch_size": [64, 128], "dropout": [0.05, 0.4], "patience": [1, 3]}
 
 
@@ -42,18 +41,28 @@ def test_a_network_has_a_table_of_all_its_settings_and_the_study_a_sentence_for_
     assert all("for the article's network" in line and "for our network" in line for line in lines if line[:2] == "- ")
 
 
+def test_each_network_has_a_picture_of_its_effects(tmp_path):
+    study.draw(rows_of() + rows_of(network="deep"), tmp_path)
+    pictures = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(pictures) == {f"study-{network}.png" for network in study.NETWORKS}
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+
+
 def test_rows_without_the_present_parameters_say_nothing_yet():
     with pytest.raises(UserError, match="expected rows"):
         study.report([row for row in rows_of() if row["setting"]])
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="docs/study.md is written when its trainings have ended")
 def test_the_docs_quote_the_study():
     said = study.report(files.read_csv(files.ROOT / study.TABLE))
-    text = DOCS.read_text("utf-8")
+    text = (files.ROOT / "docs" / "study.md").read_text("utf-8")
     quoted = [line for line in text.splitlines() if line.startswith(("| ", "- ", "### ", "Of the variance"))]
     assert set(said) - {""} <= set(text.splitlines())
     assert set(quoted) <= set(said)
+    readme = " ".join((files.ROOT / "README.md").read_text("utf-8").split())
+    worth = re.findall(r"\S+ is worth \S+ \[\S+ \S+\] points", readme)
+    assert len(worth) == 3
+    assert all(each in "\n".join(said) for each in worth)
 
 
 @pytest.mark.slow
