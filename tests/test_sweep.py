@@ -776,7 +776,7 @@ def test_what_is_shown_to_be_better_is_applied(pretended: Project, tmp_path: Pat
     project = pretended.copy(tmp_path / "project")
     project.set(**{"train.dropout": 0.4, "sweep.seeds": 4, "sweep.parameters": {"dropout": [0.1, 0.3]}})
     said = sweep_pretended(project, "--apply")
-    assert re.search(r"\nBetter than what you have by 1\.\d\d points .*: `dvc exp run -S train\.dropout=0\.1 ", said)
+    assert re.search(r"\nBetter than what you have by 1\.\d\d points .*: `dvc exp run -S train\.dropout=0\.1`", said)
     assert config.load(project.root / "params.yaml").train.dropout == 0.1
 
 
