@@ -71,3 +71,10 @@ def test_answers_are_compared_with_those_of_the_same_seed() -> None:
     assert [row[0] for row in cells] == list(study.KINDS)
     assert [row[2] for row in cells] == ["1.5 ± 0.7 of 3", "2.5 ± 0.7 of 3", "2.0 ± 0.0 of 3", "1.5 ± 0.7 of 3"]
     assert [row[3] for row in cells] == ["0, 0", "1, 3", "0, 1", "1, 1"]
+
+
+def test_the_documented_table_is_that_of_the_trainings() -> None:
+    rows = [dict(row) for row in files.read_csv(files.ROOT / study.REPORT)]
+    documented = (files.ROOT / "docs/corrections.md").read_text("utf-8")
+    for source in {row["source"] for row in rows}:
+        assert "\n".join(study.table([row for row in rows if row["source"] == source])) in documented
