@@ -25,7 +25,7 @@ for command in commands:
     sys.modules.pop(f"pipeline.{command}", None)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runpy.run_module(f"pipeline.{command}", run_name="__main__")
+            runpy.run_module(f"pipeline.{command}", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             said[command] = (ended.code, out.getvalue(), err.getvalue())
 print(json.dumps(said))
