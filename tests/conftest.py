@@ -161,7 +161,7 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of what all workers of pytest-xdist have in common."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -180,12 +180,12 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def raw_mnist(shared: Path) -> Path:
+def raw_mnist(run_folder: Path) -> Path:
     """Return a folder with the four files: the project's own where they are whole, else freshly fetched ones."""
     params = config.load(files.ROOT / files.PARAMS)
     if fetch.present(files.ROOT / files.RAW, fetch.sums_of(params.data.sha256.model_dump())):
         return files.ROOT / files.RAW
-    return make_once(shared / "mnist", fetch_mnist) / files.RAW
+    return make_once(run_folder / "mnist", fetch_mnist) / files.RAW
 
 
 def fetch_mnist(folder: Path) -> None:
@@ -196,18 +196,18 @@ def fetch_mnist(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_store(shared: Path) -> Path:
+def empty_store(run_folder: Path) -> Path:
     """Return the file of an MLflow store without a run, for copying only: making its schema takes 2.6 s of CPU."""
     from pipeline.store import open_store  # imports MLflow, which most tests do without
 
-    return make_once(shared / "empty", lambda folder: open_store(f"sqlite:///{folder}/mlflow.db")) / "mlflow.db"
+    return make_once(run_folder / "empty", lambda folder: open_store(f"sqlite:///{folder}/mlflow.db")) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def template(shared: Path, raw_mnist: Path, empty_store: Path) -> Project:
+def template(run_folder: Path, raw_mnist: Path, empty_store: Path) -> Project:
     """Return the working tree as a project with few digits and epochs, its raw data in place; for copying only."""
-    make_once(shared / "template", lambda folder: make_template(folder / "project", raw_mnist, empty_store))
-    return Project(shared / "template" / "project")
+    make_once(run_folder / "template", lambda folder: make_template(folder / "project", raw_mnist, empty_store))
+    return Project(run_folder / "template" / "project")
 
 
 def make_template(root: Path, raw_mnist: Path, empty_store: Path) -> None:
@@ -261,7 +261,7 @@ def small_project(template: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session")
-def made_once(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made_once(template: Project, run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a small project after ``dvc repro``, committed; for reading and copying only."""
 
     def make(folder: Path) -> None:
@@ -270,7 +270,7 @@ def made_once(template: Project, shared: Path, tmp_path_factory: pytest.TempPath
         project.git("add", ".")
         project.git("commit", "--quiet", "--message", "Make")
 
-    made = Project(make_once(shared / "made", make) / "project")
+    made = Project(make_once(run_folder / "made", make) / "project")
     return made.copy(tmp_path_factory.mktemp("made") / "project")  # a worker's own: some tests start DVC in it
 
 
