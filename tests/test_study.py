@@ -53,6 +53,12 @@ def test_rows_without_the_present_parameters_say_nothing_yet():
         study.report([row for row in rows_of() if row["setting"]])
 
 
+def test_a_table_of_another_grid_is_named_before_anything_trains():
+    rows = [{**row, "average": 0.9} for row in rows_of()]
+    with pytest.raises(UserError, match=r"it varies average, batch_size, dropout, patience, params\.yaml batch_size, "):
+        study.run("article", 1, {}, 1, rows)
+
+
 def test_the_docs_quote_the_study():
     said = study.report(files.read_csv(files.ROOT / study.TABLE))
     text = (files.ROOT / "docs" / "study.md").read_text("utf-8")
@@ -69,6 +75,7 @@ def test_the_docs_quote_the_study():
 def test_a_study_reads_patience_off_each_history_and_trains_nothing_again(small_project):
     small_project.set(**{"sweep.parameters": {"batch_size": [32], "patience": [1, 3]}, "train.batch_size": 32})
     small_project.stage("preprocess")
+    (small_project.root / study.TABLE).unlink()
     words = (sys.executable, "-m", "benchmarks.study", "--network", "deep", "--seeds", "1", "--workers", "1")
     small_project.run(*words)
     kept = {file: file.stat().st_mtime_ns for file in (small_project.root / ".checkpoints").glob("*/*.epoch")}
