@@ -63,9 +63,9 @@ def run(network: str, seeds: int, changes: dict[str, Any], workers: int, rows: S
     """Train what is missing of a network's race, write the table after every trajectory, and return all rows."""
     params = params_of(network, seeds, changes)
     current = race.start(trials.expand(params, limit=None), params)
-    here, there = (sorted(names) for names in (current.settings[0].varied, varying(rows[0]) if rows else []))
-    if rows and here != there:
-        raise UserError(f"{TABLE}: it varies {', '.join(there)}, params.yaml {', '.join(here)}; remove it first")
+    wanted = sorted(current.settings[0].varied)
+    if rows and (found := sorted(varying(rows[0]))) != wanted:
+        raise UserError(f"{TABLE}: it varies {', '.join(found)}, params.yaml {', '.join(wanted)}; remove it first")
     digest = trajectory.load_digits(files.PREPARED).sha256
     others = [row for row in rows if row["network"] != network]
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
