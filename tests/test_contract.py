@@ -329,6 +329,12 @@ def written(figure):
     return f"{known:,.{decimals}%}" if text.endswith("%") else f"{known:,.{decimals}f}"
 
 
+def test_the_model_that_the_docs_show_is_the_one_of_the_committed_reports():
+    metrics = committed("metrics.json")
+    shown = f"\nmodel {metrics['model_sha256'][:12]}, test accuracy {metrics['test_accuracy']:.4f}, commit "
+    assert shown in (ROOT / "docs" / "photographs.md").read_text("utf-8")
+
+
 def test_git_holds_the_folder_of_the_runs_and_nothing_in_it():
     def lists(*words):
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.split()
