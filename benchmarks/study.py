@@ -190,7 +190,7 @@ def sentence(name: str, races: dict[str, Race]) -> str:
         reference = values.index(leaderboard.cell(present)) if leaderboard.cell(present) in values else 0
         worth = [comparison.differences(each, np.array(reference), 0) for each in (metric, epochs)]
         against = [
-            f"{value} is worth {_worth(worth[0], place, 2)} points and {_worth(worth[1], place, 1)} epochs"
+            f"{value} is worth {_worth(worth[0], place, 2, 'points')} and {_worth(worth[1], place, 1, 'epochs')}"
             for place, value in enumerate(values)
             if place != reference
         ]
@@ -199,10 +199,12 @@ def sentence(name: str, races: dict[str, Race]) -> str:
     return f"{label(name).capitalize()}: {'; '.join(parts)}."
 
 
-def _worth(found: comparison.Estimate, place: int, decimals: int) -> str:
+def _worth(found: comparison.Estimate, place: int, decimals: int, unit: str) -> str:
     mean, half = found.mean[place], found.half_width()[place]
+    if abs(mean) + half < 1e-9:  # the same trainings
+        return f"no {unit}"
     unknown = "" if abs(mean) > half else ", not told apart"
-    return f"{mean:+.{decimals}f} [{mean - half:+.{decimals}f}, {mean + half:+.{decimals}f}{unknown}]"
+    return f"{mean:+.{decimals}f} [{mean - half:+.{decimals}f}, {mean + half:+.{decimals}f}{unknown}] {unit}"
 
 
 if __name__ == "__main__":
