@@ -418,8 +418,9 @@ def _split_row(
 
 def _find_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     """Return paths from top to bottom that cross little of ``mask`` [h, w], from left to right (cf. Congedo 1995)."""
-    straight = _cuts_through(mask, np.inf, usual, stroke)  # between digits that lie along each other, as zeros do
-    cuts = _cuts_through(mask, ASIDE, usual, stroke) + straight
+    cuts = _cuts_through(mask, ASIDE, 0.15 * usual, usual, stroke)
+    # Straight ones part digits that lie along each other, as zeros do, which are broad, unlike the rest of a border.
+    cuts += _cuts_through(mask, np.inf, 0.35 * usual, usual, stroke)
     chosen: list[Cut] = []
     for cut in sorted(cuts, key=lambda cut: cut.crossed):
         if all(np.abs(cut.path - other.path).mean() > DISTINCT * usual for other in chosen):
@@ -430,13 +431,16 @@ def _find_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     return [replace(cut, path=path) for cut, path in zip(chosen, ordered, strict=True)]
 
 
-def _cuts_through(mask: np.ndarray, aside: float, usual: float, stroke: float) -> list[Cut]:
-    """Return the cheapest paths through those pixels of the middle row whose neighbours have no cheaper ones."""
+def _cuts_through(mask: np.ndarray, aside: float, margin: float, usual: float, stroke: float) -> list[Cut]:
+    """Return the cheapest paths through those pixels of the middle row whose neighbours have no cheaper ones.
+
+    None is nearer than ``margin`` pixels to the left or right end of ``mask``.
+    """
     ink, row, width = mask.astype(np.float32), len(mask) // 2, mask.shape[1]
     above, from_above = _cheapest_paths(ink[: row + 1], aside)
     below, from_below = _cheapest_paths(ink[row:][::-1], aside)
     crossed = (above + below - ink[row]) / max(1.0, stroke)
-    edge = round(0.15 * usual)
+    edge = round(margin)
     chosen: list[int] = []
     for column in edge + np.argsort(crossed[edge : width - edge], kind="stable"):
         apart = all(abs(column - other) > 0.12 * usual for other in chosen)
