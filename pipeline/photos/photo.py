@@ -551,9 +551,8 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
 
 
 TALL, BAR = 2.7, 0.15  # times the usual height of such a digit; share of its ink that is not its longest stroke
-SIDE = (
-    0.2  # of the usual height: nothing that divides cells is thicker; of 40 rendered boxes 36 are read, without it 29
-)
+# Of the usual height: nothing that divides cells is thicker; of 40 rendered boxes 36 are read, without it 29.
+SIDE = 0.2
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 

@@ -46,3 +46,15 @@ def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, d
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
     assert read(page, classifier).text == "7107"
+
+
+@pytest.mark.parametrize("gap", [-8, 0])
+def test_zeros_that_lie_along_each_other_are_cut_straight(classifier, gap):
+    assert read(drawn((0, 100, 100, 80), (0, 153 + gap, 80, 100)), classifier).text == "00"
+
+
+def test_no_cut_crosses_another():
+    mask = np.fromfunction(lambda y, x: abs(x - 45 - y) > 3, (60, 150))  # a gap at a slant
+    paths = [cut.path for cut in reading._find_cuts(mask, 60, 5)]
+    assert len(paths) > 3
+    assert (np.diff(paths, axis=0) >= 0).all()
