@@ -418,9 +418,7 @@ def _split_row(
 
 def _find_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     """Return paths from top to bottom that cross little of ``mask`` [h, w], from left to right (cf. Congedo 1995)."""
-    cuts = _cuts_through(mask, ASIDE, 0.15 * usual, usual, stroke)
-    # Straight ones part digits that lie along each other, as zeros do, which are broad, unlike the rest of a border.
-    cuts += _cuts_through(mask, np.inf, 0.35 * usual, usual, stroke)
+    cuts = _curved_cuts(mask, usual, stroke) + _straight_cuts(mask, usual, stroke)
     chosen: list[Cut] = []
     for cut in sorted(cuts, key=lambda cut: cut.crossed):
         if all(np.abs(cut.path - other.path).mean() > DISTINCT * usual for other in chosen):
@@ -431,32 +429,45 @@ def _find_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
     return [replace(cut, path=path) for cut, path in zip(chosen, ordered, strict=True)]
 
 
-def _cuts_through(mask: np.ndarray, aside: float, margin: float, usual: float, stroke: float) -> list[Cut]:
-    """Return the cheapest paths through those pixels of the middle row whose neighbours have no cheaper ones.
-
-    None is nearer than ``margin`` pixels to the left or right end of ``mask``.
-    """
-    ink, row, width = mask.astype(np.float32), len(mask) // 2, mask.shape[1]
-    above, from_above = _cheapest_paths(ink[: row + 1], aside)
-    below, from_below = _cheapest_paths(ink[row:][::-1], aside)
-    crossed = (above + below - ink[row]) / max(1.0, stroke)
-    edge = round(margin)
-    chosen: list[int] = []
-    for column in edge + np.argsort(crossed[edge : width - edge], kind="stable"):
-        apart = all(abs(column - other) > 0.12 * usual for other in chosen)
-        if apart and crossed[column] == crossed[max(0, column - 2) : column + 3].min():
-            chosen.append(int(column))
+def _curved_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
+    """Return the cheapest paths through those pixels of the middle row whose neighbours have no cheaper ones."""
+    ink, middle = mask.astype(np.float32), len(mask) // 2
+    above, from_above = _cheapest_paths(ink[: middle + 1])
+    below, from_below = _cheapest_paths(ink[middle:][::-1])
+    crossed = (above + below - ink[middle]) / max(1.0, stroke)
     return [
         Cut(float(crossed[column]), np.r_[_trace_path(from_above, column), _trace_path(from_below, column)[-2::-1]])
-        for column in chosen
+        for column in _least(crossed, round(0.15 * usual), usual)
     ]
 
 
-def _cheapest_paths(ink: np.ndarray, aside: float) -> tuple[np.ndarray, np.ndarray]:
+def _straight_cuts(mask: np.ndarray, usual: float, stroke: float) -> list[Cut]:
+    """Return the columns whose neighbours have no less ink.
+
+    They part digits that lie along each other, as zeros do, which are broad, unlike the rest of a border.
+    """
+    crossed = mask.sum(0, dtype=np.float32) / max(1.0, stroke)
+    return [
+        Cut(float(crossed[column]), np.full(len(mask), column))
+        for column in _least(crossed, round(0.35 * usual), usual)
+    ]
+
+
+def _least(crossed: np.ndarray, margin: int, usual: float) -> list[int]:
+    """Return the columns that cross less than those around them, least first, ``margin`` or more from the ends."""
+    chosen: list[int] = []
+    for column in margin + np.argsort(crossed[margin : len(crossed) - margin], kind="stable"):
+        apart = all(abs(column - other) > 0.12 * usual for other in chosen)
+        if apart and crossed[column] == crossed[max(0, column - 2) : column + 3].min():
+            chosen.append(int(column))
+    return chosen
+
+
+def _cheapest_paths(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what the cheapest path from the first row to each pixel of the last costs, and the steps [h - 1, w]."""
     total, steps = ink[0], np.zeros((len(ink) - 1, ink.shape[1]), np.int8)
     for row, step in zip(ink[1:], steps, strict=True):
-        beside = np.pad(total + aside, 1, constant_values=np.inf)
+        beside = np.pad(total + ASIDE, 1, constant_values=np.inf)
         options = np.stack([total, beside[:-2], beside[2:]])
         step[:] = np.array([0, -1, 1])[options.argmin(0)]
         total = row + options.min(0)
