@@ -159,8 +159,19 @@ def report(rows: Sequence[Row]) -> list[str]:
         lines += [_line(head), _line(["---:"] * len(head)), *map(_line, body), ""]
         if why := effects.sentence(effects.compared(current)):
             lines += [why, ""]
+        lines += [f"With one seed each the best would have been {named_by_seed(current)}.", ""]
     names = dict.fromkeys(name for current in races.values() for name in current.settings[0].varied)
     return [*lines, *(f"- {sentence(name, races)}" for name in names)]
+
+
+def named_by_seed(current: Race) -> str:
+    """Return the best setting of each seed alone, and the seeds that name it; of equals the one with fewer epochs."""
+    named: dict[str, list[int]] = {}
+    for seed in current.seeds:
+        alone = [result for result in current.results.values() if result.trial.seed == seed]
+        best = min(alone, key=lambda each: (-each.summary[f"best_{METRIC}"], each.summary["epochs_run"]))
+        named.setdefault(best.trial.setting.name, []).append(seed)
+    return "; ".join(f"{name} by {', '.join(f'seed {seed}' for seed in seeds)}" for name, seeds in named.items())
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:

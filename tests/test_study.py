@@ -62,13 +62,29 @@ def test_a_table_of_another_grid_is_named_before_anything_trains():
 def test_the_docs_quote_the_study():
     said = study.report(files.read_csv(files.ROOT / study.TABLE))
     text = (files.ROOT / "docs" / "study.md").read_text("utf-8")
-    quoted = [line for line in text.splitlines() if line.startswith(("| ", "- ", "### ", "Of the variance"))]
+    quoted = [
+        line
+        for line in text.splitlines()
+        if line.startswith(("| ", "- ", "### ", "Of the variance", "With one seed each"))
+    ]
     assert set(said) - {""} <= set(text.splitlines())
     assert set(quoted) <= set(said)
     readme = " ".join((files.ROOT / "README.md").read_text("utf-8").split())
     worth = re.findall(r"\S+ is worth \S+ \[\S+ \S+\] points", readme)
     assert len(worth) == 4
     assert all(each in "\n".join(said) for each in worth)
+    ours = [line for line in said if line.startswith("With one seed each")][-1]
+    assert len(set(re.findall(r"batch \d+", ours))) == 3
+    assert "With one seed each, the sweep of ours would have named three different batches" in readme
+
+
+def test_one_seed_each_names_the_best_of_that_seed_and_of_equals_the_one_with_fewer_epochs():
+    rows = [row for row in rows_of(seeds=2) if row["setting"] < 2]
+    for row, accuracy in zip(rows, (0.99, 0.98, 0.99, 0.99), strict=True):
+        row |= {"val_accuracy": accuracy, "epochs": 9 - row["setting"]}
+    (current,) = study.races_of(rows).values()
+    first, second = "batch 64 · dropout 0.05 · patience 1", "batch 64 · dropout 0.05 · patience 3"
+    assert study.named_by_seed(current) == f"{first} by seed 1; {second} by seed 2"
 
 
 @pytest.mark.slow
