@@ -142,9 +142,9 @@ def workers(params: Params, digits: Digits) -> Row:
 
 def rate(params: Params, digits: Digits, count: int) -> float:
     """Return the epochs a second of so many workers, all of them warm."""
-    train = params.train.model_copy(update={"batch_size": 128, "patience": 99, "epochs": 5})
+    train = params.train.model_copy(update={"batch_size": 128, "patience": 99, "epochs": 5, "threads": 1})
     trajectories = [[Trial(Setting(0, train, {}), seed)] for seed in range(count)]
-    with cluster.connected("local", digits, 1, train_only, workers=count) as ray:
+    with cluster.connected("local", digits, train, train_only, workers=count) as ray:
         streams = [ray.start(each, {}) for each in trajectories]
         times: list[float] = []
         while streams:

@@ -100,6 +100,7 @@ class Train(Section):
     monitor: Literal["val_loss", "val_accuracy"]
     seed: Seed
     threads: Annotated[int, Field(ge=1, le=256)]
+    device: Literal["cpu", "gpu"]
     instructions: Literal["native", "avx2"]
     precision: Literal["float32", "bfloat16"]
     non_digits: Whole
@@ -108,7 +109,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _instructions_have_the_precision(self) -> Train:
-        if self.precision == "bfloat16" and self.instructions != "native":
+        if self.precision == "bfloat16" and self.device == "cpu" and self.instructions != "native":
             raise ValueError("train.precision: bfloat16 needs train.instructions: native; AVX2 has no such numbers")
         return self
 

@@ -131,13 +131,13 @@ def run(
     current, missing = _next(store, race.start(settings, params), params, finished)
     with contextlib.ExitStack() as stack:
         if missing:
-            threads = params.sweep.threads
-            ray = stack.enter_context(cluster.connected(address, digits, threads, train_trials, workers))
+            train = settings[0].train
+            ray = stack.enter_context(cluster.connected(address, digits, train, train_trials, workers))
         origin = provenance.find_origin()
         parent = stack.enter_context(tracking.sweeping(store, params, {**digests, "sweep_id": sweep_id}, origin))
         _delete_unfinished(store, parent)
         if missing:
-            print(_announcement(current, params, digits.sha256, ray.capacity(threads)), flush=True)
+            print(_announcement(current, params, digits.sha256, ray.capacity(train)), flush=True)
             waiting = {sha256: run.info.run_id for sha256, run in finished.items() if driver.WAITS in run.data.tags}
             recorder = driver.Recorder(store, params, digests, origin, parent, waiting)
             later: int | None = _epochs_later(params, missing, digits.sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 PREFIXES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "KERAS_", "OMP_", "KMP_", "MKL_")  # whose variables are removed
 SETTINGS = {
@@ -10,26 +11,42 @@ SETTINGS = {
     "KERAS_HOME": os.devnull,  # holds no keras.json (floatx, image_data_format, epsilon) and takes none
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "1",  # TensorFlow sets it only where AVX-512 is; a step takes 0.64 of the time with it
-    "CUDA_VISIBLE_DEVICES": "-1",  # a GPU gives other bits, and no trajectory's key says that it was there
 }
 INSTRUCTIONS = {
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
     "native": {},
 }
-_chosen = ""
+DEVICES = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": "-1"},  # TensorFlow would take a GPU that it finds, which gives other bits
+    "gpu": {
+        "NVIDIA_TF32_OVERRIDE": "0",  # float32 keeps its 24 bits
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # trials of a sweep share a GPU: none takes all of its memory
+    },
+}
+_chosen: tuple[str, str] = ("", "")
 
 
-def isolate(instructions: str = "avx2") -> str:
-    """Set the variables of TensorFlow, oneDNN and Keras, and return the instructions that this process computes with.
+def isolate(device: str = "cpu", instructions: str = "avx2") -> tuple[str, str]:
+    """Set the variables of TensorFlow, oneDNN and Keras; return the device and instructions this process computes with.
 
     Call it before TensorFlow is imported, which is when they are read: so only the first call in a process counts.
     Measured on the digest of a training: TF_ENABLE_ONEDNN_OPTS, ONEDNN_ and DNNL_MAX_CPU_ISA, their FPMATH_MODE and
     TF_XLA_FLAGS change it; OPENBLAS_*, OPENCV_* and NPY_DISABLE_CPU_FEATURES do not.
     """
     global _chosen
-    if not _chosen:
+    if not all(_chosen):
         for name in [name for name in os.environ if name.startswith(PREFIXES)]:
             del os.environ[name]
-        os.environ.update(SETTINGS | INSTRUCTIONS[instructions])
-        _chosen = instructions
+        os.environ.update(SETTINGS | DEVICES[device] | INSTRUCTIONS[instructions])
+        _chosen = device, instructions
     return _chosen
+
+
+def gpus() -> list[str]:
+    """Return the kinds of NVIDIA GPUs of this machine, by the names that their driver gives them."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return sorted(set(found.splitlines()))

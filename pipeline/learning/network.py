@@ -19,7 +19,7 @@ from pipeline.config import Train
 from pipeline.console import UserError, hushed
 from pipeline.learning import environment
 
-INSTRUCTIONS = environment.isolate()  # as `learn` asked for; TensorFlow reads the environment when it is imported
+CHOSEN = environment.isolate()  # as `train_epochs` asked for; TensorFlow reads the environment when it is imported
 with hushed():  # and says what it was built with whatever the settings say
     import keras
     import tensorflow as tf
@@ -74,10 +74,22 @@ def use_threads(threads: int) -> None:
         raise UserError(f"train.threads: this process already computes with another count than {threads}") from None
 
 
-def check_instructions(instructions: str) -> None:
-    """Raise ``UserError`` where TensorFlow was imported for other instructions: it chooses its kernels only once."""
-    if instructions != INSTRUCTIONS:
-        raise UserError(f"train.instructions: this process already computes with {INSTRUCTIONS}, not {instructions}")
+def use_device(device: str, instructions: str) -> None:
+    """Compute on the CPU, or the same bits each time on a GPU.
+
+    Raise ``UserError`` where there is no GPU, or where TensorFlow was imported for another device or other
+    instructions: it chooses its kernels only once.
+    """
+    for name, wanted, chosen in zip(("device", "instructions"), (device, instructions), CHOSEN, strict=True):
+        if wanted != chosen:
+            raise UserError(f"train.{name}: this process already computes with {chosen}, not {wanted}")
+    if device == "gpu":
+        if not tf.config.list_physical_devices("GPU"):
+            raise UserError(
+                "train.device is gpu, but TensorFlow finds none; expected an NVIDIA GPU and "
+                "`pip install 'tensorflow[and-cuda]'`, or cpu"
+            )
+        tf.config.experimental.enable_op_determinism()
 
 
 def build(
@@ -205,7 +217,7 @@ class Trainer:
 
     def __init__(self, params: Train, steps: int, classes: int = 10) -> None:
         use_threads(params.threads)
-        check_instructions(params.instructions)
+        use_device(params.device, params.instructions)
         self.params, self.classes = params, classes
         rate = params.learning_rate
         if params.schedule == "cosine":

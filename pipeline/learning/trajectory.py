@@ -2,8 +2,8 @@
 
 Runs that differ only in patience share a trajectory and stop at different epochs of it: stopping is a pure function of
 the history. The trajectory is a generator of epochs, keyed by all that determines it (data, code, parameters without
-patience and threads, versions, kind of processor) and kept epoch by epoch on disk, so that a killed run resumes after
-its last epoch, and a run with another patience trains nothing that was trained before.
+patience and threads, versions, kind of processor and GPU) and kept epoch by epoch on disk, so that a killed run resumes
+after its last epoch, and a run with another patience trains nothing that was trained before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def train_epochs(digits: Digits, train: Train, after: Epoch | None = None, on_st
 
     ``on_steps`` is called after every few steps with their number.
     """
-    environment.isolate(train.instructions)
+    environment.isolate(train.device, train.instructions)
     from pipeline.learning.network import Trainer  # which takes seconds: only who trains waits for it
 
     trainer = Trainer(train, steps_per_epoch(train, len(digits.labels)), len(digits.classes))
@@ -278,6 +278,9 @@ def trajectory_key(train: Train, data_sha256: str) -> str:
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]
+    if train.device == "gpu":
+        machine += environment.gpus()
+        packages |= {each.name: each.version for each in distributions() if each.name.startswith("nvidia-")}
     return files.digest(training, data_sha256, code, packages, machine)[:16]
 
 

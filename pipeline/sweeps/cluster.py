@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shlex
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline import console, files
+from pipeline.config import Train
 from pipeline.console import UserError
 from pipeline.learning import environment
 from pipeline.learning.trajectory import Digits
@@ -48,24 +50,37 @@ class Cluster:
         with console.undisturbed():
             self.digits = ray.put(digits)
         self.task = ray.remote(task)
-        self.cores: list[float] = []
+        self.nodes: list[dict[str, float]] = []
         self.counted = float("-inf")
 
-    def capacity(self, threads: int) -> int:
-        """Return how many trials of so many threads fit at once."""
+    def capacity(self, train: Train) -> int:
+        """Return how many such trainings fit at once: as many as cores allow, also where they share GPUs."""
+        return sum(int(node.get("CPU", 0)) // train.threads for node in self._nodes(train))
+
+    def _nodes(self, train: Train) -> list[dict[str, float]]:
+        """Return the resources of the machines that have what a training asks for."""
         if time.monotonic() > self.counted + 1:  # machines come and go, but not every millisecond
             with console.undisturbed():
                 nodes = self.ray.nodes()
-            self.cores = [node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]]
+            self.nodes = [node["Resources"] for node in nodes if node["Alive"]]
             self.counted = time.monotonic()
-        return sum(int(cores) // threads for cores in self.cores)
+        return [node for node in self.nodes if train.device == "cpu" or node.get("GPU", 0)]
+
+    def _gpus(self, train: Train) -> float:
+        """Return the share of a GPU for a training, such that cores and GPUs are in use together; 0 without one."""
+        if train.device == "cpu":
+            return 0
+        shares = [train.threads * node["GPU"] / max(node.get("CPU", 0), train.threads) for node in self._nodes(train)]
+        return min(max(math.floor(min(shares, default=1) * 1e4) / 1e4, 1e-4), 1)  # Ray counts in ten-thousandths
 
     def start(self, trials: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]) -> Any:
         """Submit a task, which starts as soon as a worker is free; return the stream of its messages."""
         train = longest_training(trials)
-        variables = {"OMP_NUM_THREADS": str(train.threads), **environment.INSTRUCTIONS[train.instructions]}
+        chosen = environment.DEVICES[train.device] | environment.INSTRUCTIONS[train.instructions]
+        variables = {"OMP_NUM_THREADS": str(train.threads), **chosen}
         options = {
             "num_cpus": train.threads,
+            "num_gpus": self._gpus(train),
             "num_returns": "streaming",
             "max_retries": 0,
             "runtime_env": {"env_vars": variables},  # one process cannot change them: other ones, another process
@@ -96,24 +111,27 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected(
-    address: str, digits: Digits, threads: int, task: TrainTrials = train_trials, workers: int = 0
+    address: str, digits: Digits, train: Train, task: TrainTrials = train_trials, workers: int = 0
 ) -> Iterator[Cluster]:
     """Start Ray on this machine for ``workers`` at once (0: as many as fit), or join the one at ``address``.
 
-    Raise ``UserError`` where none answers, where it is another version, or where no machine has enough cores.
+    Raise ``UserError`` where none answers, where it is another version, or where no machine has what ``train`` needs.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ |= _settings(address)  # before the import, which reads some of them
     import ray
     import ray.exceptions
 
-    cores = threads * workers or max(_cores(), threads)
+    cores = train.threads * workers or max(_cores(), train.threads)
     with _last_words(), socket_folder() if address == "local" else contextlib.nullcontext("") as folder:
         try:
             _init(ray, address, _local_options(digits, cores, folder) if folder else _cluster_options())
             cluster = Cluster(ray, digits, task)
-            if not cluster.capacity(threads):
-                raise UserError(f"Ray at {address}: no machine has {threads} cores; lower sweep.threads")
+            if not cluster.capacity(train):
+                gpu = train.device == "gpu"
+                missing = f"{train.threads} cores{' and a GPU' if gpu else ''}"
+                remedy = "set train.device: cpu" if gpu else "lower sweep.threads"
+                raise UserError(f"Ray at {address}: no machine has {missing}; {remedy}")
             yield cluster
         finally:
             ray.shutdown()

@@ -165,7 +165,7 @@ class Driver:
         """Keep a few tasks more submitted than there is capacity for, so that no worker waits for this process."""
         if not self.waiting:
             return
-        capacity = self.workers.capacity(longest_training(self.waiting[0].trials).threads)
+        capacity = self.workers.capacity(longest_training(self.waiting[0].trials))
         while self.waiting and len(self.running) < 2 * capacity + 2:
             task = self.waiting.popleft()
             task.checkpoints = self._read_checkpoints(task)
@@ -223,7 +223,7 @@ class Driver:
             return
         self.times.append(seconds)
         left = [each.epochs - each.logged for each in [*self.running.values(), *self.waiting]]
-        at_once = max(min(self.workers.capacity(longest_training(task.trials).threads), len(left)), 1)
+        at_once = max(min(self.workers.capacity(longest_training(task.trials)), len(left)), 1)
         if len(self.times) < at_once:
             return
         self.estimated = True

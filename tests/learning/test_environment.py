@@ -53,7 +53,26 @@ def test_variables_of_the_shell_and_a_keras_json_change_no_bit_of_a_model(tmp_pa
 
 
 def test_the_instructions_are_those_that_were_asked_for_first_whatever_the_shell_says() -> None:
-    code = "import os; from pipeline.learning.environment import isolate; isolate('avx2'); "
-    code += "print(isolate(), *(f'{name}={os.environ[name]}' for name in sorted(os.environ) if 'ONEDNN' in name))"
+    code = "import os; from pipeline.learning.environment import isolate; isolate(instructions='avx2'); "
+    code += "print(*isolate(), *(f'{name}={os.environ[name]}' for name in sorted(os.environ) if 'ONEDNN' in name))"
     said = printed(code, ONEDNN_MAX_CPU_ISA="SSE41", TF_ENABLE_ONEDNN_OPTS="0", ONEDNN_VERBOSE="1")
-    assert said == "avx2 ONEDNN_MAX_CPU_ISA=AVX2 TF_ENABLE_ONEDNN_OPTS=1\n"
+    assert said == "cpu avx2 ONEDNN_MAX_CPU_ISA=AVX2 TF_ENABLE_ONEDNN_OPTS=1\n"
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", "-1"), ("gpu", "0")])
+def test_a_gpu_is_hidden_unless_it_is_asked_for(device: str, seen: str) -> None:
+    code = f"import os; from pipeline.learning.environment import isolate; isolate('{device}'); "
+    assert printed(code + "print(os.environ['CUDA_VISIBLE_DEVICES'])", CUDA_VISIBLE_DEVICES="0") == f"{seen}\n"
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_trains() -> None:
+    code = TRAIN.replace('"epochs": 1', '"epochs": 1, "device": "gpu"')
+    command = [sys.executable, "-c", f"from pipeline import console\nconsole.run(lambda _: exec({code!r}, {{}}))"]
+    said = subprocess.run(
+        command, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}, capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == (
+        "error: train.device is gpu, but TensorFlow finds none; expected an NVIDIA GPU and "
+        "`pip install 'tensorflow[and-cuda]'`, or cpu\n"
+    )

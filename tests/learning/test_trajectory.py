@@ -106,7 +106,7 @@ def test_more_epochs_are_the_same_trajectory_only_at_a_constant_rate(train: conf
 
 @pytest.mark.parametrize(
     "change",
-    [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"average": 0.0}, {"corrections": 0.1}],
+    [{"batch_size": 65}, {"dropout": 0.3}, {"seed": 2}, {"average": 0.0}, {"corrections": 0.1}, {"device": "gpu"}],
 )
 def test_every_other_parameter_makes_another_trajectory(train: config.Train, change: dict[str, object]) -> None:
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(
