@@ -42,6 +42,14 @@ def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, d
     assert read(page, classifier).text == "70"
 
 
+def test_the_shadow_of_a_hand_does_not_decide_how_high_digits_are(classifier):
+    page = drawn((7, 60, 50, 40), (1, 110, 50, 40), (7, 150, 50, 40), (0, 190, 50, 40))
+    shadow = np.zeros(page.shape, np.float32)
+    cv2.ellipse(shadow, (230, 200), (90, 30), 5, 0, 360, 1, -1)
+    page = (page * (1 - 0.5 * cv2.GaussianBlur(shadow, (0, 0), 9))).astype(np.uint8)
+    assert read(page, classifier).text == "7170"
+
+
 @pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
