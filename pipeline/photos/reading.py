@@ -228,12 +228,23 @@ def find_rows(page: Page) -> list[list[Piece]]:
             rows[-1].append(piece)
         else:
             rows.append([piece])
+    for low in [row for row in rows if max(piece.box[3] for piece in row) < 0.8 * usual]:
+        beside = next((row for row in rows if _reaches_into(low, row, usual)), None)
+        if beside is not None:  # commas
+            beside.extend(low)
+            rows.remove(low)
     centres = [float(np.mean([_row_position(piece, tilt) for piece in row])) for row in rows]
     for piece in small if centres else []:
         nearest = int(np.argmin([abs(_row_position(piece, tilt) - centre) for centre in centres]))
         if max(piece.box[2:]) > 0.12 * usual and abs(_row_position(piece, tilt) - centres[nearest]) < 0.75 * usual:
             rows[nearest].append(piece)
     return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
+
+
+def _reaches_into(low: list[Piece], row: list[Piece], usual: float) -> bool:
+    """Tell whether all pieces of a ``low`` row reach into another one, as the next row of digits does not."""
+    y, h = np.array([piece.box for piece in low], float)[:, [1, 3]].T
+    return bool((np.abs(y + h / 2 - _middle_line(row, low, usual)) < (usual + h) / 2).all())
 
 
 def _is_cut_by_edge(page: Page, piece: Piece) -> bool:

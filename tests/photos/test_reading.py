@@ -50,6 +50,12 @@ def test_the_shadow_of_a_hand_does_not_decide_how_high_digits_are(classifier):
     assert read(page, classifier).text == "7170"
 
 
+def test_large_commas_are_no_row_of_digits(classifier):
+    digits = [(7, 30, 60, 60), (1, 110, 60, 60), (7, 190, 60, 60), (0, 260, 60, 60)]
+    page = drawn(*digits, *((1, x, 114, 36) for x in (80, 160, 240)))
+    assert read(page, classifier).text == "7170"
+
+
 @pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
