@@ -42,6 +42,26 @@ def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, d
     assert read(page, classifier).text == "70"
 
 
+@pytest.mark.parametrize("places", [(95, 165, 235), (165,), (95, 165)], ids=["all", "one", "two"])
+@pytest.mark.parametrize("past", [14, 30])
+@pytest.mark.parametrize("tilt", [-20, 0, 20])
+def test_lines_between_digits_are_no_ones(classifier, places, past, tilt):
+    page = drawn((7, 110, 120, 60), (1, 190, 120, 60), (7, 255, 120, 60))
+    for x in {95, 300, *places}:
+        cv2.line(page, (x, 120 - past), (x, 180 + past), 40, 4, cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((200, 150), tilt / 4, 1)
+    page = cv2.warpAffine(page, turn, (400, 300), borderMode=cv2.BORDER_REPLICATE)
+    assert read(page, classifier).text == "717"
+
+
+@pytest.mark.parametrize("ones", [(60, 200), (60, 130, 270)])
+def test_ones_that_stand_on_the_line_of_smaller_digits_are_read(classifier, ones):
+    page = drawn(*((0, x, 110, 70) for x in {60, 130, 200, 270} - {*ones}))
+    for x in ones:
+        cv2.line(page, (x + 20, 80), (x + 20, 180), 40, 6, cv2.LINE_AA)
+    assert read(page, classifier).text == "".join("01"[x in ones] for x in (60, 130, 200, 270))
+
+
 def test_the_shadow_of_a_hand_does_not_decide_how_high_digits_are(classifier):
     page = drawn((7, 60, 50, 40), (1, 110, 50, 40), (7, 150, 50, 40), (0, 190, 50, 40))
     shadow = np.zeros(page.shape, np.float32)
