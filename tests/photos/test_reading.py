@@ -92,3 +92,11 @@ def test_no_cut_crosses_another():
     paths = [cut.path for cut in reading._find_cuts(mask, 60, 5)]
     assert len(paths) > 3
     assert (np.diff(paths, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("table", [40, 150])
+def test_a_sheet_may_be_small_on_its_table(classifier, table):
+    page = cv2.copyMakeBorder(
+        drawn((7, 60, 90, 90), (1, 150, 90, 90), (0, 230, 90, 90)), 320, 320, 380, 380, 0, value=table
+    )
+    assert read(page, classifier).text == "710"
