@@ -602,11 +602,11 @@ def _find_shadows(pieces: tuple[Piece, ...], labels: np.ndarray, strength: np.nd
     rises = {}
     for piece in pieces:
         x, y, w, h = piece.box
-        place = slice(y, y + h), slice(x, x + w)
+        place = slice(max(0, y - 1), y + h + 1), slice(max(0, x - 1), x + w + 1)
         if max(w, h) >= LEAST:
             rises[piece] = _rise(smooth[place], slope[place], labels[place] == piece.label)
-    usual = float(np.median(list(rises.values()))) if rises else 0.0
-    return [piece for piece, rise in rises.items() if rise > SOFT * usual]
+    whole = [rise for piece, rise in rises.items() if not piece.touches]  # of what is cut, the outline is not its own
+    return [piece for piece, rise in rises.items() if whole and rise > SOFT * np.median(whole)]
 
 
 def _rise(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:

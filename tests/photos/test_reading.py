@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.learning.classifier import Classifier
-from pipeline.photos import reading
-from pipeline.photos.photo import Picture
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import Picture, Piece
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,17 @@ def test_the_shadow_of_a_hand_does_not_decide_how_high_digits_are(classifier):
     cv2.ellipse(shadow, (230, 200), (90, 30), 5, 0, 360, 1, -1)
     page = (page * (1 - 0.5 * cv2.GaussianBlur(shadow, (0, 0), 9))).astype(np.uint8)
     assert read(page, classifier).text == "7170"
+
+
+def test_a_digit_between_the_corners_of_a_border_is_no_shadow():
+    strength = np.zeros((120, 120), np.float32)
+    cv2.rectangle(strength, (0, 0), (119, 119), 1, 23)
+    cv2.line(strength, (50, 40), (70, 90), 1, 8)
+    labels = np.zeros((120, 120), np.int32)
+    labels[:12, :12], labels[:12, -12:], labels[30:100, 40:80] = 1, 2, strength[30:100, 40:80] * 3
+    boxes = [(0, 0, 12, 12), (108, 0, 12, 12), (40, 30, 40, 70)]
+    pieces = tuple(Piece(label, box, 144, label < 3, label) for label, box in enumerate(boxes, 1))
+    assert pieces[2] not in photo._find_shadows(pieces, labels, strength)
 
 
 def test_large_commas_are_no_row_of_digits(classifier):
