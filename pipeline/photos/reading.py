@@ -22,7 +22,7 @@ FLAT = 0.3  # nor as flat as this, of the height of the digits that are not cut 
 UPRIGHT = 0.25  # of its height: no line between digits leans or is broader,
 ALIKE = 0.8  # none is lower than this beside the next one,
 # and at each end they stand out by this. Of 120 strings of straight ones and small zeros, which are alike, 0 lose a one
-# with 0.08, 2 with 0.05 and 10 with 0; of 60 rendered strings with lines between, 35, 38 and 41 lose every line.
+# with 0.08, 2 with 0.05 and 12 with 0; of 60 rendered strings with lines between, 38, 40 and 41 lose every line.
 OUT = 0.08
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
