@@ -31,8 +31,7 @@ PIXELS = 60_000_000  # that are decoded at once; beyond it a picture is taken fo
 SHRUNK = 250_000_000  # of a JPEG that is decoded at a half or less: phones have 200 million, A4 at 1200 dpi 139
 LONGEST = 1600  # working pixels of the longer side: enough for a page of twelve rows
 SHORTEST = 64  # below, a picture is enlarged, so that strokes are wide enough for morphology
-NOISY = 7  # times the noise of bare paper: ink less dark is smoothed by a pixel, and again
-GAIN = 1.25  # times clearer that it must become each time: a camera's noise does, the texture of paper does not
+NOISY = 7  # times the noise of bare paper: ink less dark is smoothed by a pixel
 BACKGROUND = 320  # pixels of the longer side at which the paper is estimated
 
 Box = tuple[int, int, int, int]  # x, y, width, height
@@ -264,13 +263,7 @@ def extract_ink(grey: np.ndarray) -> Ink:
     """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
     grey = _replace_table(grey)
     ink = _divide_by_paper(grey)
-    while _clarity(ink) < NOISY:
-        grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
-        smoother = _divide_by_paper(grey)
-        if _clarity(smoother) <= GAIN * _clarity(ink):
-            break
-        ink = smoother
-    return ink
+    return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if _clarity(ink) < NOISY else ink
 
 
 def _clarity(ink: Ink) -> float:
@@ -278,12 +271,10 @@ def _clarity(ink: Ink) -> float:
     return peak_darkness(ink) / ink.noise if ink.noise > 0 else float("inf")
 
 
-SHEET = 0.15  # of the picture's area that a sheet of paper on a table covers at least,
-NARROW = 0.3  # and of its shorter side;
-FILLED = 0.85  # how much of its convex hull a sheet fills;
-LIGHTER = 1.25  # how many times as light as the table it is,
+NARROW = 0.3  # of the picture's shorter side: a sheet of paper on a table is wider,
+FILLED = 0.85  # and fills so much of its convex hull;
 EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
-INKED = (0.003, 0.25)  # and how much of it is ink: a small one without any is a stroke of white ink
+SMALL, INKED = 0.3, 0.003  # of the picture a small sheet covers; so much of it is ink, or it is a stroke of white ink
 
 
 def _replace_table(grey: np.ndarray) -> np.ndarray:
@@ -326,17 +317,16 @@ def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, lig
     if outline is None or not _is_square(outline, min(small.shape)):
         return None
     sheet = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
-    inside, outside, share = sheet > 0, sheet == 0, float(sheet.mean())
+    inside, outside = sheet > 0, sheet == 0
     rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
     sides = sum(side.mean() > 0.7 for side in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
-    if share < SHEET or sides < 3:
+    if sides < 3:
         return None
-    level, table = float(np.median(small[inside])), float(np.median(small[outside]))
+    level = float(np.median(small[inside]))
     if max(bright[outside].mean(), (small > 0.85 * level)[outside].mean()) > 0.1:
         return None  # more paper, beyond the border of a cell
-    thin, dark = ((small < limit)[inside].mean() for limit in (0.88 * smooth, (level + table) / 2))
-    is_stroke = dark > INKED[1] or (share < NARROW and thin < INKED[0])
-    return None if is_stroke or level < max(light, LIGHTER * table) else sheet
+    is_stroke = inside.mean() < SMALL and (small < 0.88 * smooth)[inside].mean() < INKED
+    return None if is_stroke or level < light else sheet
 
 
 def _is_square(outline: np.ndarray, side: int) -> bool:
@@ -400,20 +390,15 @@ def _ink_mass(off: np.ndarray, grain: int) -> int:
     """
     side = min(off.shape)
     ink = np.maximum(off - grain, 0)
-    if side < 2:  # a row of pixels has no slope
-        return int(ink.sum())
     gap, stroke = (np.ones((max(3, round(width * side) | 1),) * 2, np.uint8) for width in STROKE)
     wide = cv2.morphologyEx(np.maximum(off, 0).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     wide = cv2.morphologyEx(wide, cv2.MORPH_OPEN, stroke)
     smooth = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), max(1.0, 0.01 * side))
-    slope = np.hypot(*np.gradient(smooth))
+    slope = _slope(smooth)
     count, labels = cv2.connectedComponents((wide > grain).astype(np.uint8), connectivity=8)
     for label in range(1, count):
         own = labels == label
-        height = float(wide[own].max())
-        half = (own & (wide > height / 2)).astype(np.uint8)
-        outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)
-        if outline.any() and height > RISE * side * float(np.median(slope[outline])):
+        if _rise(wide, slope, own) > RISE * side:
             ink[own] = 0
     return int(ink.sum())
 
@@ -539,6 +524,9 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
         pieces, labels = _find_pieces(kept, mask & ~kept)
         pieces = _remove_ticks(pieces, labels, drawn)
     pieces = _remove_sides(pieces, labels, lines)
+    if shadows := _find_shadows(pieces, labels, ink.strength):
+        pieces = tuple(piece for piece in pieces if piece not in shadows)
+        kept &= ~np.isin(labels, [piece.label for piece in shadows])
     if not pieces:
         pieces, labels = _find_pieces(mask, np.zeros_like(mask))
         kept, pieces = mask, pieces if len(pieces) == 1 else ()  # a lone 1, not the lines of a bare page
@@ -597,6 +585,36 @@ def _remove_sides(pieces: tuple[Piece, ...], labels: np.ndarray, lines: np.ndarr
         return bool(ends[:end].any() and ends[-end:].any())
 
     return tuple(piece for piece in pieces if not leads_across(piece))
+
+
+def _slope(image: np.ndarray) -> np.ndarray:
+    """Return how much float32 [h, w] changes from a pixel to the next; a row of pixels has no slope."""
+    return np.hypot(*np.gradient(image)) if min(image.shape) > 1 else np.zeros_like(image)
+
+
+SOFT = 3.0  # times as slowly as other ink a shadow becomes dark: on photographed sheets 5.2 to 8.0, digits 0.7 to 1.6
+
+
+def _find_shadows(pieces: tuple[Piece, ...], labels: np.ndarray, strength: np.ndarray) -> list[Piece]:
+    """Return the pieces whose outline is far softer than that of the others: the shadow of a hand on the paper."""
+    smooth = cv2.GaussianBlur(strength, (0, 0), 2.0)
+    slope = _slope(smooth)
+    rises = {}
+    for piece in pieces:
+        x, y, w, h = piece.box
+        place = slice(max(0, y - 1), y + h + 1), slice(max(0, x - 1), x + w + 1)
+        if max(w, h) >= LEAST:
+            rises[piece] = _rise(smooth[place], slope[place], labels[place] == piece.label)
+    whole = [rise for piece, rise in rises.items() if not piece.touches]  # of what is cut, the outline is not its own
+    return [piece for piece, rise in rises.items() if whole and rise > SOFT * np.median(whole)]
+
+
+def _rise(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:
+    """Return over how many pixels what is ``own`` rises to its greatest ``height``, judged where it has half of it."""
+    top = float(height[own].max())
+    half = (own & (height > top / 2)).astype(np.uint8)
+    outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)
+    return top / max(1e-6, float(np.median(slope[outline]))) if outline.any() else 0.0
 
 
 def median_height(pieces: tuple[Piece, ...]) -> float:

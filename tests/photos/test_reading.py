@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.learning.classifier import Classifier
-from pipeline.photos import reading
-from pipeline.photos.photo import Picture
+from pipeline.photos import photo, reading
+from pipeline.photos.photo import Picture, Piece
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,51 @@ def test_the_sides_of_a_box_and_what_divides_it_are_no_ones(classifier, thick, d
     assert read(page, classifier).text == "70"
 
 
+@pytest.mark.parametrize("places", [(95, 165, 235), (165,), (95, 165)], ids=["all", "one", "two"])
+@pytest.mark.parametrize("past", [14, 30])
+@pytest.mark.parametrize("tilt", [-20, 0, 20])
+def test_lines_between_digits_are_no_ones(classifier, places, past, tilt):
+    page = drawn((7, 110, 120, 60), (1, 190, 120, 60), (7, 255, 120, 60))
+    for x in {95, 300, *places}:
+        cv2.line(page, (x, 120 - past), (x, 180 + past), 40, 4, cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((200, 150), tilt / 4, 1)
+    page = cv2.warpAffine(page, turn, (400, 300), borderMode=cv2.BORDER_REPLICATE)
+    assert read(page, classifier).text == "717"
+
+
+@pytest.mark.parametrize("ones", [(60, 200), (60, 130, 270)])
+def test_ones_that_stand_on_the_line_of_smaller_digits_are_read(classifier, ones):
+    page = drawn(*((0, x, 110, 70) for x in {60, 130, 200, 270} - {*ones}))
+    for x in ones:
+        cv2.line(page, (x + 20, 80), (x + 20, 180), 40, 6, cv2.LINE_AA)
+    assert read(page, classifier).text == "".join("01"[x in ones] for x in (60, 130, 200, 270))
+
+
+def test_the_shadow_of_a_hand_does_not_decide_how_high_digits_are(classifier):
+    page = drawn((7, 60, 50, 40), (1, 110, 50, 40), (7, 150, 50, 40), (0, 190, 50, 40))
+    shadow = np.zeros(page.shape, np.float32)
+    cv2.ellipse(shadow, (230, 200), (90, 30), 5, 0, 360, 1, -1)
+    page = (page * (1 - 0.5 * cv2.GaussianBlur(shadow, (0, 0), 9))).astype(np.uint8)
+    assert read(page, classifier).text == "7170"
+
+
+def test_a_digit_between_the_corners_of_a_border_is_no_shadow():
+    strength = np.zeros((120, 120), np.float32)
+    cv2.rectangle(strength, (0, 0), (119, 119), 1, 23)
+    cv2.line(strength, (50, 40), (70, 90), 1, 8)
+    labels = np.zeros((120, 120), np.int32)
+    labels[:12, :12], labels[:12, -12:], labels[30:100, 40:80] = 1, 2, strength[30:100, 40:80] * 3
+    boxes = [(0, 0, 12, 12), (108, 0, 12, 12), (40, 30, 40, 70)]
+    pieces = tuple(Piece(label, box, 144, label < 3, label) for label, box in enumerate(boxes, 1))
+    assert pieces[2] not in photo._find_shadows(pieces, labels, strength)
+
+
+def test_large_commas_are_no_row_of_digits(classifier):
+    digits = [(7, 30, 60, 60), (1, 110, 60, 60), (7, 190, 60, 60), (0, 260, 60, 60)]
+    page = drawn(*digits, *((1, x, 114, 36) for x in (80, 160, 240)))
+    assert read(page, classifier).text == "7170"
+
+
 @pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
@@ -58,3 +103,11 @@ def test_no_cut_crosses_another():
     paths = [cut.path for cut in reading._find_cuts(mask, 60, 5)]
     assert len(paths) > 3
     assert (np.diff(paths, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("table", [40, 150])
+def test_a_sheet_may_be_small_on_its_table(classifier, table):
+    page = cv2.copyMakeBorder(
+        drawn((7, 60, 90, 90), (1, 150, 90, 90), (0, 230, 90, 90)), 320, 320, 380, 380, 0, value=table
+    )
+    assert read(page, classifier).text == "710"
