@@ -109,7 +109,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _instructions_have_the_precision(self) -> Train:
-        if self.precision == "bfloat16" and self.device == "cpu" and self.instructions != "native":
+        if self.precision == "bfloat16" and self.instructions != "native":
             raise ValueError("train.precision: bfloat16 needs train.instructions: native; AVX2 has no such numbers")
         return self
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     digits = trajectory.load_digits(files.PREPARED)
     store = open_store()
     with tracking.training(store, params, digits.sha256) as run:
-        run.tag({"system.processor": " ".join(trajectory.processor())})
+        run.tag({"system.processor": " ".join(trajectory.processor(params.train.device))})
         epochs = list(train_epochs(params, digits, run))
         history = [epoch.metrics for epoch in epochs]
         best = epochs[trajectory.best_epoch(history, params.train.monitor) - 1]

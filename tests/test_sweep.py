@@ -110,6 +110,7 @@ def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_train
         ({"dropout": [0, 0.0]}, "sweep.parameters.dropout holds 0.0 twice"),
         ({}, "sweep.parameters names no parameter"),
         ({"seed": [1, 2]}, "sweep.parameters.seed: every setting is trained with the same seeds; set sweep.seeds"),
+        ({"device": ["cpu", "gpu"]}, "sweep.parameters.device: a sweep trains on one kind of device; set train.device"),
         ({"threads": [1, 2]}, "sweep.parameters.threads: every count gives the same bits; set sweep.threads"),
         ({"epochs": list(range(1, 501)), "seeds": 3}, "makes 1500 trials, sweep.limit is 1000"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
+from importlib.metadata import distributions
 
 PREFIXES = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "KERAS_", "OMP_", "KMP_", "MKL_")  # whose variables are removed
 SETTINGS = {
@@ -19,6 +21,7 @@ INSTRUCTIONS = {
 DEVICES = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "-1"},  # TensorFlow would take a GPU that it finds, which gives other bits
     "gpu": {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # that of `nvidia-smi`, whose names are in a trajectory's key
         "NVIDIA_TF32_OVERRIDE": "0",  # float32 keeps its 24 bits
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # trials of a sweep share a GPU: none takes all of its memory
     },
@@ -42,11 +45,18 @@ def isolate(device: str = "cpu", instructions: str = "avx2") -> tuple[str, str]:
     return _chosen
 
 
-def gpus() -> list[str]:
-    """Return the kinds of NVIDIA GPUs of this machine, by the names that their driver gives them."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+@functools.cache
+def gpu() -> str:
+    """Return the name of the GPU that TensorFlow takes here, the first that CUDA may see; "" where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={visible}", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return sorted(set(found.splitlines()))
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@functools.cache
+def gpu_packages() -> dict[str, str]:
+    """Return the versions of NVIDIA's Python packages, by name."""
+    return {each.name: each.version for each in distributions() if each.name.startswith("nvidia-")}

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -279,18 +279,22 @@ def trajectory_key(train: Train, data_sha256: str) -> str:
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]
     if train.device == "gpu":
-        machine += environment.gpus()
-        packages |= {each.name: each.version for each in distributions() if each.name.startswith("nvidia-")}
+        machine.append(environment.gpu())
+        packages |= environment.gpu_packages()
     return files.digest(training, data_sha256, code, packages, machine)[:16]
 
 
-def processor() -> list[str]:
-    """Return what of this processor changes the bits: its architecture and the vector units that kernels choose by."""
+def processor(device: str = "cpu") -> list[str]:
+    """Return what of this processor changes the bits: its architecture and the vector units that kernels choose by.
+
+    Where the ``device`` is a GPU, its name follows.
+    """
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         flags = set()
-    return [platform.machine(), *(unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags)]
+    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
+    return [platform.machine(), *units, *([environment.gpu()] if device == "gpu" else [])]
 
 
 def open_checkpoints(train: Train, data_sha256: str, limits: Checkpoints) -> CheckpointFolder:

@@ -67,11 +67,12 @@ class Cluster:
         return [node for node in self.nodes if train.device == "cpu" or node.get("GPU", 0)]
 
     def _gpus(self, train: Train) -> float:
-        """Return the share of a GPU for a training, such that cores and GPUs are in use together; 0 without one."""
+        """Return the share of a GPU that a training asks Ray for, so that as many fit as cores allow; 0 on the CPU."""
         if train.device == "cpu":
             return 0
-        shares = [train.threads * node["GPU"] / max(node.get("CPU", 0), train.threads) for node in self._nodes(train)]
-        return min(max(math.floor(min(shares, default=1) * 1e4) / 1e4, 1e-4), 1)  # Ray counts in ten-thousandths
+        at_once = [(int(node.get("CPU", 0)) // train.threads, node["GPU"]) for node in self._nodes(train)]
+        a_gpu = max((math.ceil(trials / gpus) for trials, gpus in at_once), default=1)
+        return math.floor(1e4 / max(a_gpu, 1)) / 1e4  # Ray counts in ten-thousandths
 
     def start(self, trials: Sequence[Trial], checkpoints: Mapping[str, Sequence[bytes]]) -> Any:
         """Submit a task, which starts as soon as a worker is free; return the stream of its messages."""
@@ -129,8 +130,8 @@ def connected(
             cluster = Cluster(ray, digits, task)
             if not cluster.capacity(train):
                 gpu = train.device == "gpu"
-                missing = f"{train.threads} cores{' and a GPU' if gpu else ''}"
-                remedy = "set train.device: cpu" if gpu else "lower sweep.threads"
+                missing = f"{train.threads} core{'s' * (train.threads > 1)}{' and a GPU' * gpu}"
+                remedy = f"lower sweep.threads{' or set train.device: cpu' * gpu}"
                 raise UserError(f"Ray at {address}: no machine has {missing}; {remedy}")
             yield cluster
         finally:

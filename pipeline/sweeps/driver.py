@@ -32,7 +32,7 @@ PRUNE_EVERY = 50  # trajectories between two looks at how much is kept
 FINISHERS = 2  # threads that log models, which takes longer than all else: mostly they wait for the store
 Key = tuple[int, int]  # of a trial
 WAITS = "sweep.waits"  # tag of a run that halving has stopped, with its epoch
-OTHER_KEYS = "other_keys"  # in a trajectory's folder: its keys on other kinds of processors, one a line
+OTHER_KEYS = "other_keys"  # in a trajectory's folder: its keys on other kinds of processors and GPUs, one a line
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pipeline import config, files
 from pipeline.config import Params, Train
 from pipeline.console import UserError
-from pipeline.learning import model, trajectory
+from pipeline.learning import environment, model, trajectory
 from pipeline.learning.trajectory import Digits, Epoch
 from pipeline.sweeps import search, space
 
@@ -122,6 +122,8 @@ def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] |
         raise UserError(f"params.yaml: {SECTION}.seed: every setting is trained with the same seeds; set sweep.seeds")
     if "threads" in parameters:
         raise UserError(f"params.yaml: {SECTION}.threads: every count gives the same bits; set sweep.threads")
+    if "device" in parameters:
+        raise UserError(f"params.yaml: {SECTION}.device: a sweep trains on one kind of device; set train.device")
     base = params.train.model_dump() | {"threads": sweep.threads}
     axes = space.axes(parameters)
     for axis in axes:
@@ -212,8 +214,9 @@ def train_trials(
     ``checkpoints`` holds epochs that were trained before, by trajectory key; only the worker's own are resumed.
     """
     train = longest_training(trials)
+    environment.isolate(train.device, train.instructions)  # before `package`, which imports TensorFlow
     key = trajectory.trajectory_key(train, digits.sha256)
-    yield Started(key, socket.gethostname(), " ".join(trajectory.processor()))
+    yield Started(key, socket.gethostname(), " ".join(trajectory.processor(train.device)))
     epochs = [Epoch.from_bytes(content) for content in checkpoints.get(key, ())]
     old, waiting, packaged = len(epochs), list(trials), set[int]()
     for number, epoch in enumerate(_epochs(digits, train, epochs, learn), 1):

@@ -76,3 +76,20 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_trains() -> None:
         "error: train.device is gpu, but TensorFlow finds none; expected an NVIDIA GPU and "
         "`pip install 'tensorflow[and-cuda]'`, or cpu\n"
     )
+
+
+def test_a_model_packaged_from_kept_epochs_does_not_choose_for_the_training_that_follows() -> None:
+    code = """
+import numpy as np
+from pipeline import config
+from pipeline.learning import environment, trajectory
+from pipeline.sweeps import trials
+train = config.load().train.model_copy(update={"epochs": 1, "instructions": "native"})
+digits = trajectory.Digits(*(np.zeros(0),) * 4, sha256="")
+epoch = trajectory.Epoch(1, dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), 0.5), {})
+kept = {trajectory.trajectory_key(train, ""): [epoch.to_bytes()]}
+trial = trials.Trial(trials.Setting(0, train, {}), train.seed)
+chosen = lambda *_: dict([environment.isolate()])
+print(list(trials.train_trials(digits, [trial], kept, package=chosen))[-1].content)
+"""
+    assert printed(code) == "{'cpu': 'native'}\n"

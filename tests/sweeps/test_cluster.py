@@ -230,7 +230,9 @@ def test_an_address_where_no_ray_answers_is_named(project: Project, address: str
 def test_a_sweep_on_a_gpu_is_refused_where_no_machine_has_one(project: Project) -> None:
     project.set(**{"train.device": "gpu"})
     said = project.run(sys.executable, "-m", "pipeline.sweep", status=2, CUDA_VISIBLE_DEVICES="")
-    assert said.stderr == "error: Ray at local: no machine has 1 cores and a GPU; set train.device: cpu\n"
+    assert said.stderr == (
+        "error: Ray at local: no machine has 1 core and a GPU; lower sweep.threads or set train.device: cpu\n"
+    )
 
 
 @pytest.mark.slow
