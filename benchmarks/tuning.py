@@ -25,11 +25,14 @@ from pipeline.learning.classifier import Classifier
 from pipeline.photos import lines, photo, reading
 
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
-    photo: ("NOISY", "SHEET", "EDGE", "GAMMA", "CLEAR", "TALL", "BAR", "SIDE", "TICK", "INSIDE"),
+    photo: ("NOISY", "SMALL", "NARROW", "EDGE", "GAMMA", "CLEAR", "TALL", "BAR", "SIDE", "TICK", "SOFT", "INSIDE"),
     lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONE_BORDER", "APART", "OUTER", "BRIDGE"),
     reading: (
         "RIM",
         "FLAT",
+        "UPRIGHT",
+        "ALIKE",
+        "OUT",
         "WIDE",
         "LIKE",
         "UNLIKE",

@@ -184,13 +184,6 @@ def test_the_documented_figures_of_digit_sets_were_measured() -> None:
         assert f"| {networks[network]} | {n} | {' | '.join(shares[:3])} |" in README, name
 
 
-def test_the_documented_figures_of_photographs_left_out_were_measured() -> None:
-    report = (files.ROOT / "benchmarks/tuning.md").read_text("utf-8")
-    row = next(line for line in report.splitlines() if line.startswith("| chosen without the photograph"))
-    digits, strings = re.findall(r"([\d.]+)%", row)
-    assert f"{digits}% of the digits and {strings}% of the strings" in README
-
-
 @pytest.mark.slow
 def test_a_team_pulls_what_one_of_it_pushed(made_project: Project, tmp_path: Path) -> None:
     assert "$ dvc remote add --default team " in README

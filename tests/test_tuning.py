@@ -22,6 +22,10 @@ def test_every_change_is_of_another_constant_or_by_another_factor():
     assert len(set(tuning.CHANGES)) == len(tuning.CHANGES) == 1 + 4 * sum(map(len, tuning.CONSTANTS.values()))
 
 
+def test_every_constant_that_is_changed_is_one_of_its_module():
+    assert all(hasattr(module, name) for module, names in tuning.CONSTANTS.items() for name in names)
+
+
 def test_pictures_are_read_with_the_changed_constant_and_it_is_as_before_afterwards(tmp_path):
     rng = np.random.default_rng(0)
     page, grain = np.full((120, 120), 200.0), cv2.GaussianBlur(rng.normal(0, 20, (120, 120)), (0, 0), 1.5)

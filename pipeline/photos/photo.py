@@ -274,7 +274,8 @@ def _clarity(ink: Ink) -> float:
 NARROW = 0.3  # of the picture's shorter side: a sheet of paper on a table is wider,
 FILLED = 0.85  # and fills so much of its convex hull;
 EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
-SMALL, INKED = 0.3, 0.003  # of the picture a small sheet covers; so much of it is ink, or it is a stroke of white ink
+SMALL = 0.3  # of the picture: a light area that covers less is a sheet where it holds ink,
+INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
 
 def _replace_table(grey: np.ndarray) -> np.ndarray:
@@ -398,7 +399,7 @@ def _ink_mass(off: np.ndarray, grain: int) -> int:
     count, labels = cv2.connectedComponents((wide > grain).astype(np.uint8), connectivity=8)
     for label in range(1, count):
         own = labels == label
-        if _rise(wide, slope, own) > RISE * side:
+        if _edge_width(wide, slope, own) > RISE * side:
             ink[own] = 0
     return int(ink.sum())
 
@@ -592,25 +593,26 @@ def _slope(image: np.ndarray) -> np.ndarray:
     return np.hypot(*np.gradient(image)) if min(image.shape) > 1 else np.zeros_like(image)
 
 
-SOFT = 3.0  # times as slowly as other ink a shadow becomes dark: on photographed sheets 5.2 to 8.0, digits 0.7 to 1.6
+SOFT = 3.0  # times as wide as other ink's is a shadow's edge: on photographed sheets 5.2 to 8.0, a digit's 0.7 to 1.6
 
 
 def _find_shadows(pieces: tuple[Piece, ...], labels: np.ndarray, strength: np.ndarray) -> list[Piece]:
-    """Return the pieces whose outline is far softer than that of the others: the shadow of a hand on the paper."""
+    """Return the pieces whose edge is far wider than that of the others: the shadow of a hand on the paper."""
     smooth = cv2.GaussianBlur(strength, (0, 0), 2.0)
     slope = _slope(smooth)
-    rises = {}
+    widths = {}
     for piece in pieces:
         x, y, w, h = piece.box
         place = slice(max(0, y - 1), y + h + 1), slice(max(0, x - 1), x + w + 1)
         if max(w, h) >= LEAST:
-            rises[piece] = _rise(smooth[place], slope[place], labels[place] == piece.label)
-    whole = [rise for piece, rise in rises.items() if not piece.touches]  # of what is cut, the outline is not its own
-    return [piece for piece, rise in rises.items() if whole and rise > SOFT * np.median(whole)]
+            widths[piece] = _edge_width(smooth[place], slope[place], labels[place] == piece.label)
+    whole = [width for piece, width in widths.items() if not piece.touches]  # of what is cut, the edge is not its own
+    usual = float(np.median(whole)) if whole else float("inf")
+    return [piece for piece, width in widths.items() if width > SOFT * usual]
 
 
-def _rise(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:
-    """Return over how many pixels what is ``own`` rises to its greatest ``height``, judged where it has half of it."""
+def _edge_width(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:
+    """Return how many pixels wide the edge of ``own`` is: its greatest ``height`` by the slope at half of that."""
     top = float(height[own].max())
     half = (own & (height > top / 2)).astype(np.uint8)
     outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)

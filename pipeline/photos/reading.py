@@ -19,10 +19,10 @@ REACHES = ((0.0, 0.005), (0.25, 0.03))  # how far from the main piece its parts 
 NEAR = 2  # working pixels: as near as this to the picture's edge, ink is cut by it
 RIM = 0.12  # of the picture's shorter side: at its edge, ink as flat as this is no digit,
 FLAT = 0.3  # nor as flat as this, of the height of the digits that are not cut by it
-UPRIGHT = 0.25  # of its height: no line between digits leans or is broader,
-ALIKE = 0.8  # none is lower than this beside the next one,
-# and at each end they stand out by this. Of 120 strings of straight ones and small zeros, which are alike, 0 lose a one
-# with 0.08, 2 with 0.05 and 12 with 0; of 60 rendered strings with lines between, 38, 40 and 41 lose every line.
+UPRIGHT = 0.25  # of its height: a line between digits is no wider
+ALIKE = 0.8  # the lower of two lines, of the higher one
+# How far a line leads past the digits at each end, of its height. Of 120 rendered strings of ones beside smaller zeros
+# 0 lose a one with 0.08, 2 with 0.05 and 12 with 0; of 60 with lines between digits 38, 40 and 41 lose every line.
 OUT = 0.08
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
@@ -133,7 +133,7 @@ def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
 def _remove_dividers(page: Page) -> Page:
     """Leave out upright lines between digits: pairs, equally high, that stand out above and below what is between.
 
-    Where there are such, others like them need not stand out.
+    Where there is such a pair, others need only be as high as what is between them.
     """
     lines = [piece for piece in page.pieces if _is_upright_line(page, piece)]
     usual = photo.median_height(tuple(piece for piece in page.pieces if piece not in lines))
@@ -144,10 +144,9 @@ def _remove_dividers(page: Page) -> Page:
         for number, line in enumerate(tall)
         for after in [other for other in tall[number + 1 :] if _overlap_vertically(line, other)][:1]
     ]
-    for out in (OUT, 0.0):
-        dividers = {line for pair in pairs if _stand_out(*pair, digits, out) for line in pair}
-        if not dividers:
-            return page
+    if not any(_stand_out(*pair, digits, OUT) for pair in pairs):
+        return page
+    dividers = {line for pair in pairs if _stand_out(*pair, digits, 0.0) for line in pair}
     return replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
 
 
@@ -278,8 +277,8 @@ def find_rows(page: Page) -> list[list[Piece]]:
         else:
             rows.append([piece])
     for low in [row for row in rows if max(piece.box[3] for piece in row) < 0.8 * usual]:
-        beside = next((row for row in rows if _reaches_into(low, row, usual)), None)
-        if beside is not None:  # commas
+        beside = next((row for row in rows if row is not low and _reaches_into(low, row, usual)), None)
+        if beside is not None:  # large commas, of the row that they follow
             beside.extend(low)
             rows.remove(low)
     centres = [float(np.mean([_row_position(piece, tilt) for piece in row])) for row in rows]

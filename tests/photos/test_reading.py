@@ -87,6 +87,11 @@ def test_large_commas_are_no_row_of_digits(classifier):
     assert read(page, classifier).text == "7170"
 
 
+def test_a_row_of_smaller_digits_is_read_too(classifier):
+    page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, 130, 60), (7, 180, 130, 60))
+    assert read(page, classifier).text == "70717"
+
+
 @pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
