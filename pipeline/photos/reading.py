@@ -389,10 +389,10 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> list[G
 
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
     """Return where the middle of the row's digits lies at each part: float [n], NaN where there are no digits."""
-    digits = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
-    if not digits:
+    boxes = [piece.box for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    if not boxes:
         return np.full(len(parts), np.nan)
-    x, y, w, h = np.array([piece.box for piece in digits]).T
+    x, y, w, h = np.array(sorted(boxes, key=lambda box: 2 * box[0] + box[2])).T
     return np.interp([part.box[0] + part.box[2] / 2 for part in parts], x + w / 2, y + h / 2)
 
 

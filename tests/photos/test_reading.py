@@ -92,6 +92,12 @@ def test_a_row_of_smaller_digits_is_read_too(classifier):
     assert read(page, classifier).text == "70717"
 
 
+def test_the_middle_of_a_row_is_the_same_in_any_order_of_its_digits():
+    row = [Piece(label, (60 * label, 20 * label, 40, 60), 900, False, label) for label in (1, 2, 3, 4)]
+    comma = [Piece(9, (150, 90, 10, 20), 100, False, 9)]
+    assert reading._middle_line(row[::-1], comma, 60) == reading._middle_line(row, comma, 60) == pytest.approx([75])
+
+
 @pytest.mark.parametrize(("height", "gap"), [(34, 12), (40, 8), (46, 6)])
 def test_a_one_beside_a_small_zero_is_not_joined_to_a_six(classifier, height, gap):
     page = drawn((7, 60, 100, 90), (1, 140, 100, 90), (0, 162 + gap, 186 - height, height), (7, 260, 100, 90))
