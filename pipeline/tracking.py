@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # what is logged asynchronously is lost at a kill
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from PIL import Image
@@ -71,13 +72,14 @@ class Run:
                 if error.is_refusal or time.monotonic() > end or console.stopping.wait(1):
                     raise
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Log figures of the run as a whole: tables show the last value of a curve, not the best."""
-        self.client.log_batch(self.run_id, _points(metrics, 0))
+    def log_summary(self, report: Mapping[str, Any], tags: Mapping[str, object] | None = None) -> None:
+        """Log a report's figures of the run as a whole: tables show the last value of a curve, not the best."""
+        metrics = {name: value for name, value in report.items() if isinstance(value, int | float)}
+        self.client.log_batch(self.run_id, _points(metrics, 0), tags=_run_tags(tags or {}))
 
     def tag(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self.client.log_batch(self.run_id, tags=_run_tags(tags))
 
     @contextlib.contextmanager
     def _artifact(self, name: str) -> Iterator[None]:
@@ -114,17 +116,17 @@ class Run:
             files.write_bytes(Path(folder, name), content)
             self.client.log_artifact(self.run_id, str(Path(folder, name)), above or None)
 
-    def log_json(self, content: Mapping[str, Any], path: Path) -> None:
-        """Log a dictionary as a JSON or YAML artifact, by the end of its path."""
-        with self._artifact(path.as_posix()):
-            self.client.log_dict(self.run_id, dict(content), path.as_posix())
+    def log_params(self, params: Params) -> None:
+        """Log params.yaml: by PyYAML's C code, for a sweep of a thousand settings logs a list of them with each run."""
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        self.log_bytes(yaml.dump(params.model_dump(), Dumper=dumper).encode(), files.PARAMS.as_posix())
 
     def log_trained(self, report: Mapping[str, Any], models: Path) -> None:
         """Log the end of a training: its summary, and the model's files in the folder ``models``."""
         self.wait_for_store()
-        self.log_summary({name: value for name, value in report.items() if isinstance(value, int | float)})
-        self.tag({"model.sha256": report["model_sha256"]})
-        self.log_json(report, files.REPORTS / "train.json")
+        self.log_summary(report, {"model.sha256": report["model_sha256"]})
+        with self._artifact(path := (files.REPORTS / "train.json").as_posix()):
+            self.client.log_dict(self.run_id, dict(report), path)
         with self._artifact("the model"):
             self.log_model(models)
         self.describe()
@@ -139,8 +141,7 @@ class Run:
         """Log a later stage's report: its metrics, its picture, and the files that gate and `reproduce` need."""
         stage, key, picture, kept = RESULTS[report]
         found = files.read_report(files.REPORTS / report)
-        self.log_summary({name: value for name, value in found.items() if isinstance(value, int | float)})
-        self.tag({f"{stage}.code.sha256": provenance.code_sha256(stage)})
+        self.log_summary(found, {f"{stage}.code.sha256": provenance.code_sha256(stage)})
         self.log_image(key, files.REPORTS / picture)
         self.log_files([files.REPORTS / name for name in (report, kept)], str(files.REPORTS))
         self.describe()
@@ -211,6 +212,10 @@ class Run:
                 self.client.set_terminated(self.run_id, status)
         except StoreError:
             self.store.answers = False  # the runs of a sweep need not each find that out
+
+
+def _run_tags(tags: Mapping[str, object]) -> list[RunTag]:
+    return [RunTag(name, str(value)) for name, value in tags.items()]
 
 
 def _points(metrics: Mapping[str, float], step: int) -> list[Metric]:
@@ -361,7 +366,7 @@ def start(
         run.client.log_batch(
             run.run_id, params=[Param(name, str(value)) for name, value in _flat_params(params).items()]
         )
-        run.log_json(params.model_dump(), files.PARAMS)
+        run.log_params(params)
         run.client.log_inputs(run.run_id, _datasets(params, digests["data_sha256"]))
         if origin.patch:
             run.log_bytes(origin.patch, provenance.PATCH)
@@ -387,7 +392,7 @@ def sweeping(store: Store, params: Params, digests: Mapping[str, str], origin: p
         run = Run(store, created.info.run_id)
         space = {f"sweep.{name}": json.dumps(values) for name, values in params.sweep.parameters.items()}
         run.client.log_batch(run.run_id, params=[Param(name, text[:6000]) for name, text in space.items()])
-        run.log_json(params.model_dump(), files.PARAMS)
+        run.log_params(params)
     with ending(run):
         yield run
 

@@ -90,7 +90,7 @@ LOGGED: dict[str, Callable[[Run], object]] = {
     "reports/mistakes.png": lambda run: run.log_image("mistakes", files.REPORTS / "mistakes.png"),
     "reports/predictions.csv": lambda run: run.log_files([files.REPORTS / "predictions.csv"], "reports"),
     "uncommitted.patch": lambda run: run.log_bytes(b"+++", "uncommitted.patch"),
-    "params.yaml": lambda run: run.log_json({"train": 1}, files.PARAMS),
+    "params.yaml": lambda run: run.log_params(config.load()),
     "the model": lambda run: run.log_trained({"model_sha256": "a", "best_epoch": 1}, files.MODELS),
     "reports/metrics.json": lambda run: run.log_results("metrics.json"),
 }
