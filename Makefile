@@ -35,7 +35,7 @@ test: setup  ## the whole test suite
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## the tests of a minute
-	@python -m pytest -q -m "not slow"
+	@python -m pytest -q -n 2 -m "not slow"
 
 check: setup  ## lint, format and types
 	@ruff check .

@@ -69,9 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--correct", metavar="DIGITS", help="keep the (only) picture with the digits that it shows")
     parser.add_argument("--writer", metavar="NAME", default="", help="who wrote the picture that is kept")
     options = parser.parse_args(arguments)
-    for name in ("explain", "correct"):
-        if getattr(options, name) is not None and len(options.paths) != 1:
-            raise UserError(f"--{name}: expected one picture, found {len(options.paths)}")
+    expect_one(options, len(options.paths))
     if options.writer and options.correct is None:
         raise UserError("--writer: expected --correct DIGITS, which keeps a picture")
     if (options.json or options.one) and not options.paths:
@@ -79,30 +77,36 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def expect_one(options: argparse.Namespace, count: int) -> None:
+    """Raise ``UserError`` where an option is about the only picture, and there are ``count``."""
+    for name in ("explain", "correct"):
+        if getattr(options, name) is not None and count != 1:
+            raise UserError(f"--{name}: expected one picture, found {count}")
+
+
 def answer(options: argparse.Namespace) -> int:
     """Read what the command line names and print it; the exit status is 1 when a picture was unreadable."""
     classifier = Classifier.load(files.MODELS)
     print(model_card.line(), file=sys.stderr)
     pictures = list(sources(options.paths))
+    expect_one(options, len(pictures))
     cards = [read_file(name, source, classifier, options.one) for name, source in pictures]
     if options.explain:
-        picture, found = only(cards, "--explain")
+        picture, found = readable(cards[0], "--explain")
         files.write_bytes(options.explain, sheet.png(sheet.explain(picture, found, classifier)))
     rows = [object_of(card) for card in cards]
     print(json.dumps(rows, indent=2, ensure_ascii=False) if options.json else table(rows))
     if options.correct is not None:
-        only(cards, "--correct")
+        readable(cards[0], "--correct")
         print(f"kept: {correct(pictures[0][1], options, classifier.classes)}", file=sys.stderr)
     return int(any(card.picture is None for card in cards))
 
 
-def only(cards: Sequence[Card], option: str) -> tuple[Picture, Reading]:
-    """Return the only picture with its reading; raise ``UserError`` where there are several, or it is unreadable."""
-    if len(cards) != 1:
-        raise UserError(f"{option}: expected one picture, found {len(cards)}")
-    if cards[0].picture is None:
-        raise UserError(f"{option}: {cards[0].file}: {cards[0].reading.reason}")
-    return cards[0].picture, cards[0].reading
+def readable(card: Card, option: str) -> tuple[Picture, Reading]:
+    """Return a picture with its reading; raise ``UserError`` where it is unreadable."""
+    if card.picture is None:
+        raise UserError(f"{option}: {card.file}: {card.reading.reason}")
+    return card.picture, card.reading
 
 
 def correct(source: Path | bytes, options: argparse.Namespace, classes: Sequence[str]) -> Path:

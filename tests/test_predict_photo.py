@@ -217,6 +217,7 @@ def test_a_writer_without_a_correction_is_refused():
         predict_photo.main(["--writer", "Ada", str(SHIPPED / "single_06.jpg")])
 
 
+@pytest.mark.slow
 def test_the_shipped_pictures_are_read(classifier):
     cards = list(predict_photo.read_folder(SHIPPED, classifier))
     metrics = predict_photo.score(cards)

@@ -45,6 +45,7 @@ def prepared() -> tuple[np.ndarray, np.ndarray]:
     return np.load(files.PREPARED_CORRECTIONS / "images.npy"), np.load(files.PREPARED_CORRECTIONS / "labels.npy")
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_is_nearly_always_read_as_it_is_labelled(kept: Path) -> None:
     images, labels, used = prepare_corrections.prepare(corrections.load(kept, DIGITS), DIGITS, kept)
     assert used > 0.8 * len(LABELS)
@@ -66,6 +67,7 @@ def test_an_empty_sheet_has_no_field() -> None:
     assert [prepare_corrections.fields_of(picture, digits) for digits in (1, 2)] == [[], []]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_the_stage_writes_the_digits_of_one_half_and_the_same_bytes_again(kept: Path) -> None:
     files.CORRECTIONS.parent.mkdir()

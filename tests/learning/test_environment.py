@@ -65,6 +65,7 @@ def test_a_gpu_is_hidden_unless_it_is_asked_for(device: str, seen: str) -> None:
     assert printed(code + "print(os.environ['CUDA_VISIBLE_DEVICES'])", CUDA_VISIBLE_DEVICES="0") == f"{seen}\n"
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_said_before_anything_trains() -> None:
     code = TRAIN.replace('"epochs": 1', '"epochs": 1, "device": "gpu"')
     command = [sys.executable, "-c", f"from pipeline import console\nconsole.run(lambda _: exec({code!r}, {{}}))"]
