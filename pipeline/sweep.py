@@ -40,6 +40,7 @@ from pipeline.tracking import Run
 
 TABLE, TRIALS = (files.REPORTS / name for name in ("sweep.csv", "sweep_trials.csv"))
 PARALLEL, HEATMAP, EFFECTS = (files.REPORTS / f"sweep_{name}.png" for name in ("parallel", "heatmap", "effects"))
+MOST = 100_000  # workers, or minutes
 HINT = "Nothing is lost: the same command resumes from the last finished epochs."
 
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
     options = _parse(arguments)
     params = config.load()
     settings = trials.expand(params, limit=None if options.yes else params.sweep.limit)
-    digits = trajectory.load_digits(files.PREPARED)
+    digits = _digits(params)
     with _only_one(), _limited(options.minutes):
         finished = run(params, settings, digits, options.address, train_trials=train_trials, workers=options.workers)
     ranked, metric = leaderboard.rank(finished), params.sweep.metric
@@ -63,9 +64,24 @@ def main(arguments: Sequence[str], train_trials: cluster.TrainTrials = trials.tr
     if left_out:
         print(f"\nsweep.epochs, {finished.budget:,}, leaves out {' and '.join(left_out)}; a larger one trains them.")
     print("", *sentences_on(finished, ranked), sep="\n")
+    if failed:
+        count = f"{len(failed)} of {_count(len(finished.results), 'trial')} failed"
+        print(f"{count}: before you decide, mend what they name above, or run this again.", file=sys.stderr)
     if options.apply:
         apply(_to_apply(ranked, force=options.force))
     return 1 if failed else 0
+
+
+def _digits(params: Params) -> Digits:
+    """Return the digits, as many as params.yaml wants; raise ``UserError`` where they were prepared for another one."""
+    digits = trajectory.load_digits(files.PREPARED)
+    for name, labels in (("train", digits.labels), ("validation", digits.val_labels)):
+        if len(labels) != (wanted := getattr(params.preprocess, name)):
+            raise UserError(
+                f"preprocess.{name} is {wanted:,}, but {files.PREPARED} has {len(labels):,} such digits; "
+                "`dvc repro preprocess` makes it anew"
+            )
+    return digits
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -84,8 +100,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="with --apply: write the first of the table all the same")
     given = parser.parse_args(arguments)
     for name in ("workers", "minutes"):
-        if not 0 <= getattr(given, name) < float("inf"):
-            raise UserError(f"--{name} is {getattr(given, name)}; expected a number, 0 for no limit")
+        if not 0 <= getattr(given, name) <= MOST:
+            raise UserError(f"--{name} is {getattr(given, name)}; expected a number up to {MOST:,}, 0 for no limit")
     return given
 
 
@@ -298,8 +314,11 @@ def _to_apply(ranked: Sequence[Standing], *, force: bool) -> Setting:
 def apply(setting: Setting) -> None:
     """Write a setting's parameters into params.yaml, its comments kept, and say which."""
     changes = {f"train.{name}": value for name, value in setting.varied.items()}
-    text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
-    params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
+    try:
+        text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
+        params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
+    except (yaml.YAMLError, StopIteration):  # as an alias, a merged section or a fault made since the sweep began
+        raise UserError(f"{files.PARAMS}: expected plain values under `train`; use the command above") from None
     if params.train.model_copy(update={"threads": setting.train.threads}) != setting.train:
         raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")
     files.write_text(files.PARAMS, text)

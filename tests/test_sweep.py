@@ -112,6 +112,11 @@ def test_trials_that_differ_in_stopping_share_a_trajectory_and_its_longest_train
         ({"seed": [1, 2]}, "sweep.parameters.seed: every setting is trained with the same seeds; set sweep.seeds"),
         ({"device": ["cpu", "gpu"]}, "sweep.parameters.device: a sweep trains on one kind of device; set train.device"),
         ({"threads": [1, 2]}, "sweep.parameters.threads: every count gives the same bits; set sweep.threads"),
+        ({"augment": [{"rotation": 0.1}]}, "sweep.parameters.augment: expected one of its values, such as augment.rot"),
+        ({"dropout": {"from": 0, "to": float("inf"), "step": 1}}, "dropout goes from 0 to inf; expected two numbers"),
+        ({"dropout": {"from": "1e-4", "to": 0.1}}, "YAML takes 1e-4 for a word, write it as 0.001 or 1.0e-03"),
+        ({"dropout": {"from": 0, "to": 0.4, "step": 1.0e-05}}, "dropout has 40,000 steps; expected at most 1,000"),
+        ({"dropout": {"from": 0, "to": 0.4, "digits": True}}, "dropout.digits is True; expected 1 to 6 significant"),
         ({"epochs": list(range(1, 501)), "seeds": 3}, "makes 1500 trials, sweep.limit is 1000"),
     ],
 )
@@ -201,6 +206,29 @@ def test_a_setting_that_fails_is_dropped_and_the_others_go_on() -> None:
     rows = leaderboard.table(leaderboard.rank(found), "val_accuracy")
     assert (rows[-1]["dropout"], rows[-1]["error"], rows[-1]["mean_val_accuracy"]) == (0.2, "no memory", "")
     assert "failed" in leaderboard.shown(leaderboard.rank(found), "val_accuracy").splitlines()[-1]
+
+
+def test_a_setting_without_a_figure_has_none_in_the_table_and_is_not_among_the_best() -> None:
+    found = race.start(DROPOUTS, with_grid(4))
+    while missing := found.replay()[1]:
+        for trial in missing:
+            number = trial.setting.number
+            accuracy = float("nan") if number == 1 else 0.98 + number / 1000
+            found.results[trial.key] = Result(trial, error="no memory") if number == 0 else result(trial, accuracy)
+    ranked = leaderboard.rank(found)
+    rows = leaderboard.table(ranked, "val_accuracy")
+    assert [row["error"] for row in rows] == ["", "", "", "no memory", "val accuracy is not a number"]
+    assert {row["difference"] for row in rows} == {""}  # what they would be compared with failed
+    assert not any(row["best"] for row in rows[3:])
+    assert leaderboard.verdict(ranked, "val_accuracy")[-1] == "Nothing is shown to be better than what you have."
+
+
+def test_of_settings_that_are_better_and_equal_the_one_that_changes_least_is_named() -> None:
+    settings = expanded(dropout=[0.2], patience=[1, PARAMS.train.patience])
+    found = raced(settings, [0.97 if each.train.dropout != 0.2 else 0.99 for each in settings], 5, noise=0.0)
+    named = leaderboard.winner(leaderboard.rank(found))
+    assert named is not None
+    assert (named.setting.train.dropout, named.setting.train.patience) == (0.2, PARAMS.train.patience)
 
 
 # --- the order and the verdict --------------------------------------------------------------------------------------
@@ -647,9 +675,11 @@ def test_a_driver_that_is_killed_is_started_again_and_does_only_what_is_missing(
     assert (project.root / table).read_bytes() == (swept.root / table).read_bytes()
 
 
-@pytest.mark.parametrize("option", ["--minutes=-1", "--minutes=nan", "--workers=-1"])
+@pytest.mark.parametrize("option", ["--minutes=-1", "--minutes=nan", "--minutes=1e9", "--workers=-1"])
 def test_an_option_that_is_no_number_of_anything_is_refused_in_one_line(option: str) -> None:
-    with pytest.raises(UserError, match=rf"{option.partition('=')[0]} is .*; expected a number, 0 for no limit"):
+    with pytest.raises(
+        UserError, match=rf"{option.partition('=')[0]} is .*; expected a number up to 100,000, 0 for no limit"
+    ):
         sweep.main([option])
 
 
@@ -667,6 +697,8 @@ def learn(digits, train, after):
         random = np.random.default_rng([train.seed, int(100 * train.dropout), number])
         accuracy = round(1 - 0.3 / number - train.dropout / 20 + random.normal(0, 0.002), 6)
         metrics = {"loss": 1 - accuracy, "accuracy": accuracy, "val_loss": 1 - accuracy, "val_accuracy": accuracy}
+        if train.batch_size == 14:
+            metrics["val_loss"] = float("nan")
         yield Epoch(number, metrics, {"average.00": random.random(10)})
 
 def package(epoch, train, digits):
@@ -854,6 +886,27 @@ def test_a_trial_that_fails_is_recorded_with_its_error_and_the_others_go_on(pret
     again = project.run(*words, status=1, PYTHONPATH=str(project.root))
     assert again.stderr.count("MemoryError: no room for 13") == 2
     assert len(children(project, "FAILED")) == 2  # tried again, in the place of those before
+
+
+@pytest.mark.slow
+def test_a_setting_whose_loss_is_never_a_number_fails_alone(pretended: Project, tmp_path: Path) -> None:
+    project = pretended.copy(tmp_path / "project")
+    project.set(**{"sweep.parameters": {"batch_size": [14, 64]}, "sweep.seeds": 1})
+    said = project.run(sys.executable, "pretended.py", status=1, PYTHONPATH=str(project.root))
+    assert "failed: batch 14 · seed 1: val_loss was not a number in any of" in said.stderr
+    assert "1 of 3 trials failed: before you decide, mend what they name above, or run this again." in said.stderr
+    assert [row["error"] == "" for row in files.read_csv(project.root / "reports/sweep.csv")] == [True, True, False]
+
+
+@pytest.mark.slow
+def test_digits_that_were_prepared_for_other_parameters_are_refused(pretended: Project, tmp_path: Path) -> None:
+    project = pretended.copy(tmp_path / "project")
+    project.set(**{"preprocess.train": 777})
+    said = project.run(sys.executable, "pretended.py", status=2, PYTHONPATH=str(project.root)).stderr
+    assert said == (
+        "error: preprocess.train is 777, but data/prepared has 1,000 such digits; "
+        "`dvc repro preprocess` makes it anew\n"
+    )
 
 
 # --- a machine that is not the usual one ----------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from pipeline import console, files
 from pipeline.config import Params
-from pipeline.console import Stopped
+from pipeline.console import Stopped, UserError
 from pipeline.learning import model, trajectory
 from pipeline.learning.trajectory import CheckpointFolder, Epoch, Metrics
 from pipeline.provenance import Origin
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
 from pipeline.sweeps.cluster import Cluster, FailedError, LostError
 from pipeline.sweeps.trials import Message, Packaged, Result, Started, Trial, label, longest_training, most_epochs
 from pipeline.tracking import Run, start
@@ -193,6 +193,10 @@ class Driver:
                 raise LostError("the worker stopped early")  # noqa: TRY301
             self.bar.total = (self.bar.total or 0) - (task.epochs - len(task.history))
         except FailedError as error:
+            self._fail(task, str(error))
+        except StoreError:
+            raise
+        except UserError as error:  # a loss that is not a number in any epoch
             self._fail(task, str(error))
         except LostError as error:
             self._retry(task, str(error))

@@ -77,7 +77,10 @@ def _standing(race: Race, setting: Setting, figures: Sequence[float], *, is_best
         return Standing(setting, len(results), error=error)
     if waits := max((len(result.history) for result in results if result.waits), default=0):
         return Standing(setting, len(results), epochs=waits, waits=waits)
-    mean, half, difference, difference_half, behind = np.nan_to_num(figures, nan=0.0, posinf=np.inf).tolist()
+    if np.isnan(figures[0]):
+        return Standing(setting, len(results), error=f"{label(race.metric)} is not a number")
+    mean, half, difference, difference_half, behind = map(float, figures)
+    behind = 0.0 if np.isnan(behind) else behind
     epochs = statistics.fmean(result.summary["epochs_run"] for result in results)
     signed = (race.sign * mean, half, race.sign * difference + 0.0, difference_half)  # no -0.0
     return Standing(setting, len(results), *signed, behind, epochs, is_best, is_better)
@@ -93,7 +96,7 @@ def table(ranked: Sequence[Standing], metric: str) -> list[Row]:
             "seeds": each.seeds,
             **_interval(f"mean_{metric}", "interval", each.mean, each.half, shown=each.has_figures),
             **_interval("difference", "difference_interval", each.difference, each.difference_half,
-                        shown=each.has_figures and each.setting.number != PRESENT),
+                        shown=each.has_figures and each.setting.number != PRESENT and not np.isnan(each.difference)),
             "epochs": "" if each.error else round(each.epochs, 2),
             "error": each.error or (f"waits at epoch {each.waits}" if each.waits else ""),
         }
@@ -155,6 +158,8 @@ def difference(each: Standing, metric: str) -> str:
     """Return the difference to the present parameters with its interval, of an accuracy in points."""
     if each.setting.number == PRESENT:
         return "what you have"
+    if np.isnan(each.difference):  # what you have failed
+        return ""
     scale, places = _unit(metric)
     mean, half = each.difference * scale, each.difference_half * scale
     interval = f" [{mean - half:+.{places}f}, {mean + half:+.{places}f}]" if np.isfinite(half) else ""
@@ -172,18 +177,26 @@ def verdict(ranked: Sequence[Standing], metric: str) -> list[str]:
 
 
 def winner(ranked: Sequence[Standing]) -> Standing | None:
-    """Return the best of the settings that are shown to be better than the present parameters, if any is."""
-    return next((each for each in ranked if each.is_better), None)
+    """Return the best of the settings that are shown to be better than the present parameters, if any is.
+
+    Of equals, as two kinds of patience that stop nothing are, it is the one that changes least.
+    """
+    better = [each for each in ranked if each.is_better]
+    equals = [each for each in better if (each.mean, each.epochs) == (better[0].mean, better[0].epochs)]
+    here = next((each.setting.varied for each in ranked if each.setting.number == PRESENT), {})
+    return min(equals, key=lambda each: len(each.setting.varied.items() - here.items()), default=None)
 
 
 def _best_set(ranked: Sequence[Standing]) -> str:
-    alike = [each for each in ranked if each.is_best]
+    alike, trained = [each for each in ranked if each.is_best], [each for each in ranked if each.has_figures]
+    if not trained:
+        return "No setting was trained to its end with each of its seeds."
     if len(alike) < 2 or ranked[0].seeds < 2:
-        return f"The best of {len(ranked)}: {ranked[0].setting.name}."
+        return f"The best of the {len(trained)} that were trained: {ranked[0].setting.name}."
     cheapest = min(alike, key=lambda each: each.epochs)
     price = f"{cheapest.epochs:.1f} epochs, where the first needs {ranked[0].epochs:.1f}"
     which = "the first" if cheapest is ranked[0] else f"{cheapest.setting.name}, {price}"
-    return f"Not shown to be worse than the best (=): {len(alike)} of {len(ranked)}; the cheapest of them: {which}."
+    return f"Not shown to be worse than the best (=): {len(alike)} of {len(trained)}; the cheapest of them: {which}."
 
 
 def _against_present(ranked: Sequence[Standing], metric: str) -> str:

@@ -7,6 +7,7 @@ vary only where another parameter has that value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -87,25 +88,32 @@ def _listed(name: str, values: Any) -> list[Any]:
     return values
 
 
+MOST = 1000  # steps of a range
+
+
 def _range(name: str, content: Mapping[str, Any], when: Mapping[str, Any]) -> Axis:
     low, high, step = (content.get(key) for key in ("from", "to", "step"))
     scale, digits = content.get("scale", "linear"), content.get("digits", 3)
     if not (_is_number(low) and _is_number(high) and low < high):
-        raise UserError(f"{SECTION}.{name} goes from {low} to {high}; expected two numbers, the lower first")
+        words = [value for value in (low, high) if isinstance(value, str)]
+        hint = f"; YAML takes {words[0]} for a word, write it as 0.001 or 1.0e-03" if words else ""
+        raise UserError(f"{SECTION}.{name} goes from {low} to {high}; expected two numbers, the lower first{hint}")
     if scale not in ("linear", "log") or (scale == "log" and (low <= 0 or step is not None)):
         raise UserError(
             f"{SECTION}.{name}.scale is {scale} from {low}; expected linear, or log from above 0 without step"
         )
-    if not isinstance(digits, int) or not 1 <= digits <= 6:
+    if not _is_number(digits) or digits not in range(1, 7):
         raise UserError(f"{SECTION}.{name}.digits is {digits!r}; expected 1 to 6 significant digits")
     if step is None:
-        return Axis(name, (), low, high, scale == "log", digits, when)
+        return Axis(name, (), low, high, scale == "log", int(digits), when)
     count = (high - low) / step if _is_number(step) and step > 0 else 0.5
     if abs(count - round(count)) > 1e-9:
         raise UserError(f"{SECTION}.{name}.step is {step}; expected one that goes from {low} to {high} in whole steps")
+    if count > MOST:
+        raise UserError(f"{SECTION}.{name} has {count:,.0f} steps; expected at most {MOST:,}, or a range without step")
     values = [low + number * step for number in range(round(count) + 1)]
     return Axis(name, [float(f"{each:.6g}") if isinstance(each, float) else each for each in values], when=when)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -124,6 +124,8 @@ def expand(params: Params, *, limit: int | None, scores: Mapping[Train, float] |
         raise UserError(f"params.yaml: {SECTION}.threads: every count gives the same bits; set sweep.threads")
     if "device" in parameters:
         raise UserError(f"params.yaml: {SECTION}.device: a sweep trains on one kind of device; set train.device")
+    if "augment" in parameters:
+        raise UserError(f"params.yaml: {SECTION}.augment: expected one of its values, such as augment.rotation")
     base = params.train.model_dump() | {"threads": sweep.threads}
     axes = space.axes(parameters)
     for axis in axes:
@@ -202,12 +204,19 @@ class Packaged(NamedTuple):
 Message = Started | Packaged | bytes
 
 
+def _package(epoch: Epoch, train: Train, digits: Digits) -> dict[str, bytes]:
+    from pipeline.learning import network
+
+    network.use_threads(train.threads)  # kept epochs may be packaged before any is trained, which would settle it
+    return model.package(epoch, train, digits)
+
+
 def train_trials(
     digits: Digits,
     trials: Sequence[Trial],
     checkpoints: Mapping[str, Sequence[bytes]],
     learn: Learn = trajectory.train_epochs,
-    package: Package = model.package,
+    package: Package = _package,
 ) -> Iterator[Message]:
     """Train a trajectory until its last trial stops: yield every new epoch, and the model of each trial's best one.
 

@@ -94,3 +94,21 @@ chosen = lambda *_: dict([environment.isolate()])
 print(list(trials.train_trials(digits, [trial], kept, package=chosen))[-1].content)
 """
     assert printed(code) == "{'cpu': 'native'}\n"
+
+
+@pytest.mark.slow
+def test_a_worker_that_packaged_kept_epochs_trains_what_is_new(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.epoch"
+    printed(TRAIN.replace("print(", f"open({str(kept)!r}, 'wb').write(epoch.to_bytes())\nprint("))
+    code = (
+        TRAIN.partition("(epoch,)")[0]
+        + f"""
+from pipeline.sweeps import trials
+train = train.model_copy(update={{"threads": 1}})
+kept = {{trajectory.trajectory_key(train, ""): [open({str(kept)!r}, "rb").read()]}}
+setting = trials.Setting(0, train, {{}})
+messages = [m for seed in (1, 2) for m in trials.train_trials(digits, [trials.Trial(setting, seed)], kept)]
+print(*(type(message).__name__ for message in messages))
+"""
+    )
+    assert printed(code) == "Started Packaged Started bytes Packaged\n"
