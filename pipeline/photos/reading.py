@@ -24,6 +24,8 @@ ALIKE = 0.8  # the lower of two lines, of the higher one
 # How far a line leads past the digits at each end, of its height. Of 120 rendered strings of ones beside smaller zeros
 # 0 lose a one with 0.08, 2 with 0.05 and 12 with 0; of 60 with lines between digits 38, 40 and 41 lose every line.
 OUT = 0.08
+NARROW = 0.6  # of its height: a comma is no wider
+BESIDE = 0.75  # of the usual height: a comma is no farther from a digit
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
 
@@ -264,8 +266,9 @@ def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Pie
 def find_rows(page: Page) -> list[list[Piece]]:
     """Sort the pieces into rows from the top, each from left to right, along the tilt of the writing."""
     usual = photo.median_height(page.pieces)
-    large = [piece for piece in page.pieces if _is_large(page, piece, usual)]
-    small = [piece for piece in page.pieces if not _is_large(page, piece, usual) and not _is_cut_by_edge(page, piece)]
+    high = [piece for piece in page.pieces if _is_large(page, piece, usual)]
+    large = [piece for piece in high if not _is_comma(piece, high, usual)]
+    small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece)]
     tilt = _estimate_tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _row_position(piece, tilt)):
@@ -276,11 +279,6 @@ def find_rows(page: Page) -> list[list[Piece]]:
             rows[-1].append(piece)
         else:
             rows.append([piece])
-    for low in [row for row in rows if max(piece.box[3] for piece in row) < 0.8 * usual]:
-        beside = next((row for row in rows if row is not low and _reaches_into(low, row, usual)), None)
-        if beside is not None:  # large commas, of the row that they follow
-            beside.extend(low)
-            rows.remove(low)
     centres = [float(np.mean([_row_position(piece, tilt) for piece in row])) for row in rows]
     for piece in small if centres else []:
         nearest = int(np.argmin([abs(_row_position(piece, tilt) - centre) for centre in centres]))
@@ -289,10 +287,15 @@ def find_rows(page: Page) -> list[list[Piece]]:
     return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
 
 
-def _reaches_into(low: list[Piece], row: list[Piece], usual: float) -> bool:
-    """Tell whether all pieces of a ``low`` row reach into another one, as the next row of digits does not."""
-    y, h = np.array([piece.box for piece in low], float)[:, [1, 3]].T
-    return bool((np.abs(y + h / 2 - _middle_line(row, low, usual)) < (usual + h) / 2).all())
+def _is_comma(piece: Piece, pieces: list[Piece], usual: float) -> bool:
+    """Tell a large comma: narrow, and it begins below the middle of the pieces beside it, not below their feet."""
+    x, y, w, h = piece.box
+    beside = sorted(
+        (left + width / 2, top + height / 2)
+        for left, top, width, height in (other.box for other in pieces if w < NARROW * h)
+        if top < y < top + height and max(left - x - w, x - left - width) < BESIDE * usual
+    )
+    return bool(beside) and y > float(np.interp(x + w / 2, *np.transpose(beside)))
 
 
 def _is_cut_by_edge(page: Page, piece: Piece) -> bool:
@@ -389,7 +392,8 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> list[G
 
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
     """Return where the middle of the row's digits lies at each part: float [n], NaN where there are no digits."""
-    boxes = [piece.box for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    high = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    boxes = [piece.box for piece in high if not _is_comma(piece, high, usual)]
     if not boxes:
         return np.full(len(parts), np.nan)
     x, y, w, h = np.array(sorted(boxes, key=lambda box: 2 * box[0] + box[2])).T

@@ -81,14 +81,23 @@ def test_a_digit_between_the_corners_of_a_border_is_no_shadow():
     assert pieces[2] not in photo._find_shadows(pieces, labels, strength)
 
 
-def test_large_commas_are_no_row_of_digits(classifier):
+@pytest.mark.parametrize("high", [30, 36, 44, 52])
+def test_large_commas_are_no_digits(classifier, high):
     digits = [(7, 30, 60, 60), (1, 110, 60, 60), (7, 190, 60, 60), (0, 260, 60, 60)]
-    page = drawn(*digits, *((1, x, 114, 36) for x in (80, 160, 240)))
+    page = drawn(*digits, *((1, x, 114 - high // 6, high) for x in (80, 160, 240)))
     assert read(page, classifier).text == "7170"
 
 
-def test_a_row_of_smaller_digits_is_read_too(classifier):
-    page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, 130, 60), (7, 180, 130, 60))
+@pytest.mark.parametrize("high", [36, 44])
+def test_large_commas_between_two_rows_are_no_digits(classifier, high):
+    digits = [(kind, x, y, 60) for y in (30, 130) for kind, x in ((7, 30), (0, 110), (7, 190), (0, 270))]
+    page = drawn(*digits, *((1, x, y + 54, high) for y in (30, 130) for x in (80, 160, 240)))
+    assert read(page, classifier).text == "70707070"
+
+
+@pytest.mark.parametrize("top", [112, 130])
+def test_a_row_of_smaller_digits_is_read_too(classifier, top):
+    page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, top, 60), (7, 180, top, 60))
     assert read(page, classifier).text == "70717"
 
 
