@@ -332,6 +332,7 @@ def _overlap_vertically(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
+LOW = 0.35  # of the usual height: ink lower than this is a minus or an underline, not digits that touch
 LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
@@ -435,8 +436,9 @@ def _join_cost(parts: list[Piece], usual: float) -> float:
 
 def _skip_cost(piece: Piece, usual: float) -> float:
     """Return what leaving a piece unread costs: nothing for a speck, more than any doubt for a whole digit."""
-    size = max(piece.box[2:]) / usual
-    price = 12 if piece.label != piece.component else 3 if piece.touches else 6  # what was cut off is no speck
+    is_cut = piece.label != piece.component  # what was cut off is no speck
+    size = (max(piece.box[2:]) if is_cut else piece.box[3]) / usual  # no digit is as flat as a minus
+    price = 12 if is_cut else 3 if piece.touches else 6
     return price * max(0.0, size - 0.15)
 
 
@@ -464,7 +466,7 @@ def _split_row(
     labels, parts, costs = page.labels, [], [0.0]
     for piece, sure in zip(row, confidence, strict=True):
         x, y, w, h = piece.box
-        may_be_two = not is_full and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual))
+        may_be_two = h >= LOW * usual and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual)) and not is_full
         cuts = _find_cuts(labels[y : y + h, x : x + w] == piece.label, usual, page.stroke) if may_be_two else []
         if not cuts:
             parts.append(piece)

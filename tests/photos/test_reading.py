@@ -95,6 +95,14 @@ def test_large_commas_between_two_rows_are_no_digits(classifier, high):
     assert read(page, classifier).text == "70707070"
 
 
+@pytest.mark.parametrize(("thick", "lines", "wide"), [(6, [150], 60), (10, [128, 172], 44), (14, [134, 166], 28)])
+def test_a_minus_and_an_equals_sign_are_no_digits(classifier, thick, lines, wide):
+    page = drawn((7, 60, 110, 80), (0, 124 + thick + wide, 110, 80), (1, 214 + wide, 110, 80))
+    for y in lines:
+        cv2.line(page, (112, y), (112 + wide, y), 40, thick, cv2.LINE_AA)
+    assert read(page, classifier).text == "701"
+
+
 @pytest.mark.parametrize("top", [112, 130])
 def test_a_row_of_smaller_digits_is_read_too(classifier, top):
     page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, top, 60), (7, 180, top, 60))
