@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.learning.classifier import DIGITS, FLOOR, Classifier, Verdict, evidence, is_torn, softmax
 from pipeline.photos import photo
+from pipeline.photos.lines import LONG
 from pipeline.photos.photo import Box, Page, Picture, Piece
 
 # Of the ink's darkness where ink begins; `read_one` prepares a digit with each and averages the answers.
@@ -24,7 +25,7 @@ ALIKE = 0.8  # the lower of two lines, of the higher one
 # How far a line leads past the digits at each end, of its height. Of 120 rendered strings of ones beside smaller zeros
 # 0 lose a one with 0.08, 2 with 0.05 and 12 with 0; of 60 with lines between digits 38, 40 and 41 lose every line.
 OUT = 0.08
-NARROW = 0.6  # of its height: a comma is no wider
+NARROW = 0.7  # of its height: a comma is no wider; those of one board are 0.43 to 0.62
 BESIDE = 0.75  # of the usual height: a comma is no farther from a digit
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
@@ -89,10 +90,14 @@ class Group:
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0]
-    page = _remove_dividers(_remove_slivers(page))
+    page = _remove_slivers(page)
+    dividers = _find_dividers(page)
+    page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
     groups = [group for row in find_rows(page) for group in _segment_row(page, row, classifier)]
-    found = [(group, _read_digit(picture, [group], classifier)) for group in groups]
-    return _with_note(picture, _judge(page, found))
+    found = _judge(page, [(group, _read_digit(picture, [group], classifier)) for group in groups])
+    if found.verdict == "digit" and any(line.box[3] < LONG * photo.median_height(page.pieces) for line in dividers):
+        found = replace(found, verdict="unsure", reason="a line between digits might be a 1")
+    return _with_note(picture, found)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -132,24 +137,21 @@ def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
     return min(w, h) <= 2 * flat and contact >= 0.5 * max(w, h)
 
 
-def _remove_dividers(page: Page) -> Page:
-    """Leave out upright lines between digits: pairs, equally high, that stand out above and below what is between.
+def _find_dividers(page: Page) -> list[Piece]:
+    """Return the upright lines that stand out above and below the digits beside them: one between digits, or several.
 
-    Where there is such a pair, others need only be as high as what is between them.
+    Where there are such, others equally high need only be as high as what is beside them.
     """
     lines = [piece for piece in page.pieces if _is_upright_line(page, piece)]
     usual = photo.median_height(tuple(piece for piece in page.pieces if piece not in lines))
-    tall = sorted((line for line in lines if (1 - OUT) * line.box[3] > usual > 0), key=lambda line: line.box[0])
+    tall = [line for line in lines if (1 - OUT) * line.box[3] > usual > 0]
     digits = [piece for piece in page.pieces if piece not in tall and piece.box[3] > 0.5 * usual]
-    pairs = [
-        (line, after)
-        for number, line in enumerate(tall)
-        for after in [other for other in tall[number + 1 :] if _overlap_vertically(line, other)][:1]
-    ]
-    if not any(_stand_out(*pair, digits, OUT) for pair in pairs):
-        return page
-    dividers = {line for pair in pairs if _stand_out(*pair, digits, 0.0) for line in pair}
-    return replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
+    past = {line: _stands_out(line, digits) for line in tall}
+    sure = [line for line, sides in past.items() if sides and min(sides) > OUT]
+    if len(sure) < 2 and not any(len(past[line]) == 2 for line in sure):
+        return []
+    alike = ALIKE * max(line.box[3] for line in sure)
+    return [line for line, sides in past.items() if sides and min(sides) > 0 and line.box[3] > alike]
 
 
 def _is_upright_line(page: Page, piece: Piece) -> bool:
@@ -161,18 +163,16 @@ def _is_upright_line(page: Page, piece: Piece) -> bool:
     return bool(np.abs(off).max() <= max(1.5, 0.8 * piece.area / h))
 
 
-def _stand_out(left: Piece, right: Piece, digits: list[Piece], out: float) -> bool:
-    """Tell whether two lines are equally high, and lead past each of the ``digits`` between them, one at least."""
-    ends = [left.box[0], right.box[0]]
-    tops, heights = ([line.box[side] for line in (left, right)] for side in (1, 3))
-    between = [
-        (y, y + h, np.interp(x + w / 2, ends, tops), np.interp(x + w / 2, ends, heights))
-        for digit in digits
-        for x, y, w, h in [digit.box]
-        if ends[0] < x + w / 2 < ends[1] and _overlap_vertically(digit, left)
+def _stands_out(line: Piece, digits: list[Piece]) -> list[float]:
+    """Return how far a line leads past the next of the ``digits`` on each side that has one, of the line's height."""
+    x, y, w, h = line.box
+    beside = [
+        (left + width / 2 - x - w / 2, min(top - y, y + h - top - height) / h)
+        for left, top, width, height in (digit.box for digit in digits if _overlap_vertically(line, digit))
     ]
-    is_past = all(y > top + out * high and bottom < top + (1 - out) * high for y, bottom, top, high in between)
-    return bool(between) and is_past and min(heights) > ALIKE * max(heights)
+    next_left = max((each for each in beside if each[0] < 0), default=None)
+    next_right = min((each for each in beside if each[0] > 0), default=None)
+    return [each[1] for each in (next_left, next_right) if each]
 
 
 def _read_digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Digit:

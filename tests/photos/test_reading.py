@@ -54,6 +54,15 @@ def test_lines_between_digits_are_no_ones(classifier, places, past, tilt):
     assert read(page, classifier).text == "717"
 
 
+@pytest.mark.parametrize("lean", [-5, 0, 5])
+@pytest.mark.parametrize(("past", "verdict"), [(14, "unsure"), (30, "digit")])
+def test_a_line_between_two_digits_is_no_one_and_unsure_where_as_low_as_digits_are(classifier, past, verdict, lean):
+    page = drawn((7, 110, 120, 60), (0, 190, 120, 60))
+    cv2.line(page, (165 - lean, 120 - past), (165 + lean, 180 + past), 40, 4, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == ("70", verdict)
+
+
 @pytest.mark.parametrize("ones", [(60, 200), (60, 130, 270)])
 def test_ones_that_stand_on_the_line_of_smaller_digits_are_read(classifier, ones):
     page = drawn(*((0, x, 110, 70) for x in {60, 130, 200, 270} - {*ones}))
