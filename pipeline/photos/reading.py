@@ -272,10 +272,8 @@ def find_rows(page: Page) -> list[list[Piece]]:
     tilt = _estimate_tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _row_position(piece, tilt)):
-        if (
-            rows
-            and _row_position(piece, tilt) - np.mean([_row_position(other, tilt) for other in rows[-1]]) < 0.6 * usual
-        ):
+        middle = np.mean([_row_position(other, tilt) for other in rows[-1]]) if rows else -np.inf
+        if _row_position(piece, tilt) - middle < 0.6 * usual:
             rows[-1].append(piece)
         else:
             rows.append([piece])
