@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.learning.classifier import DIGITS, FLOOR, Classifier, Verdict, evidence, is_torn, softmax
 from pipeline.photos import photo
+from pipeline.photos.lines import LONG
 from pipeline.photos.photo import Box, Page, Picture, Piece
 
 # Of the ink's darkness where ink begins; `read_one` prepares a digit with each and averages the answers.
@@ -24,6 +25,8 @@ ALIKE = 0.8  # the lower of two lines, of the higher one
 # How far a line leads past the digits at each end, of its height. Of 120 rendered strings of ones beside smaller zeros
 # 0 lose a one with 0.08, 2 with 0.05 and 12 with 0; of 60 with lines between digits 38, 40 and 41 lose every line.
 OUT = 0.08
+NARROW = 0.7  # of its height: a comma is no wider; those of one board are 0.43 to 0.62
+BESIDE = 0.75  # of the usual height: a comma is no farther from a digit
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
 
@@ -87,10 +90,14 @@ class Group:
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
     page = photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0]
-    page = _remove_dividers(_remove_slivers(page))
+    page = _remove_slivers(page)
+    dividers = _find_dividers(page)
+    page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
     groups = [group for row in find_rows(page) for group in _segment_row(page, row, classifier)]
-    found = [(group, _read_digit(picture, [group], classifier)) for group in groups]
-    return _with_note(picture, _judge(page, found))
+    found = _judge(page, [(group, _read_digit(picture, [group], classifier)) for group in groups])
+    if found.verdict == "digit" and any(line.box[3] < LONG * photo.median_height(page.pieces) for line in dividers):
+        found = replace(found, verdict="unsure", reason="a line between digits might be a 1")
+    return _with_note(picture, found)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -130,24 +137,21 @@ def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
     return min(w, h) <= 2 * flat and contact >= 0.5 * max(w, h)
 
 
-def _remove_dividers(page: Page) -> Page:
-    """Leave out upright lines between digits: pairs, equally high, that stand out above and below what is between.
+def _find_dividers(page: Page) -> list[Piece]:
+    """Return the upright lines that stand out above and below the digits beside them: one between digits, or several.
 
-    Where there is such a pair, others need only be as high as what is between them.
+    Where there are such, others equally high need only be as high as what is beside them.
     """
     lines = [piece for piece in page.pieces if _is_upright_line(page, piece)]
     usual = photo.median_height(tuple(piece for piece in page.pieces if piece not in lines))
-    tall = sorted((line for line in lines if (1 - OUT) * line.box[3] > usual > 0), key=lambda line: line.box[0])
+    tall = [line for line in lines if (1 - OUT) * line.box[3] > usual > 0]
     digits = [piece for piece in page.pieces if piece not in tall and piece.box[3] > 0.5 * usual]
-    pairs = [
-        (line, after)
-        for number, line in enumerate(tall)
-        for after in [other for other in tall[number + 1 :] if _overlap_vertically(line, other)][:1]
-    ]
-    if not any(_stand_out(*pair, digits, OUT) for pair in pairs):
-        return page
-    dividers = {line for pair in pairs if _stand_out(*pair, digits, 0.0) for line in pair}
-    return replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
+    past = {line: _stands_out(line, digits) for line in tall}
+    sure = [line for line, sides in past.items() if sides and min(sides) > OUT]
+    if len(sure) < 2 and not any(len(past[line]) == 2 for line in sure):
+        return []
+    alike = ALIKE * max(line.box[3] for line in sure)
+    return [line for line, sides in past.items() if sides and min(sides) > 0 and line.box[3] > alike]
 
 
 def _is_upright_line(page: Page, piece: Piece) -> bool:
@@ -159,18 +163,16 @@ def _is_upright_line(page: Page, piece: Piece) -> bool:
     return bool(np.abs(off).max() <= max(1.5, 0.8 * piece.area / h))
 
 
-def _stand_out(left: Piece, right: Piece, digits: list[Piece], out: float) -> bool:
-    """Tell whether two lines are equally high, and lead past each of the ``digits`` between them, one at least."""
-    ends = [left.box[0], right.box[0]]
-    tops, heights = ([line.box[side] for line in (left, right)] for side in (1, 3))
-    between = [
-        (y, y + h, np.interp(x + w / 2, ends, tops), np.interp(x + w / 2, ends, heights))
-        for digit in digits
-        for x, y, w, h in [digit.box]
-        if ends[0] < x + w / 2 < ends[1] and _overlap_vertically(digit, left)
+def _stands_out(line: Piece, digits: list[Piece]) -> list[float]:
+    """Return how far a line leads past the next of the ``digits`` on each side that has one, of the line's height."""
+    x, y, w, h = line.box
+    beside = [
+        (left + width / 2 - x - w / 2, min(top - y, y + h - top - height) / h)
+        for left, top, width, height in (digit.box for digit in digits if _overlap_vertically(line, digit))
     ]
-    is_past = all(y > top + out * high and bottom < top + (1 - out) * high for y, bottom, top, high in between)
-    return bool(between) and is_past and min(heights) > ALIKE * max(heights)
+    next_left = max((each for each in beside if each[0] < 0), default=None)
+    next_right = min((each for each in beside if each[0] > 0), default=None)
+    return [each[1] for each in (next_left, next_right) if each]
 
 
 def _read_digit(picture: Picture, groups: list[Group], classifier: Classifier) -> Digit:
@@ -264,23 +266,17 @@ def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Pie
 def find_rows(page: Page) -> list[list[Piece]]:
     """Sort the pieces into rows from the top, each from left to right, along the tilt of the writing."""
     usual = photo.median_height(page.pieces)
-    large = [piece for piece in page.pieces if _is_large(page, piece, usual)]
-    small = [piece for piece in page.pieces if not _is_large(page, piece, usual) and not _is_cut_by_edge(page, piece)]
+    high = [piece for piece in page.pieces if _is_large(page, piece, usual)]
+    large = [piece for piece in high if not _is_comma(piece, high, usual)]
+    small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece)]
     tilt = _estimate_tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _row_position(piece, tilt)):
-        if (
-            rows
-            and _row_position(piece, tilt) - np.mean([_row_position(other, tilt) for other in rows[-1]]) < 0.6 * usual
-        ):
+        middle = np.mean([_row_position(other, tilt) for other in rows[-1]]) if rows else -np.inf
+        if _row_position(piece, tilt) - middle < 0.6 * usual:
             rows[-1].append(piece)
         else:
             rows.append([piece])
-    for low in [row for row in rows if max(piece.box[3] for piece in row) < 0.8 * usual]:
-        beside = next((row for row in rows if row is not low and _reaches_into(low, row, usual)), None)
-        if beside is not None:  # large commas, of the row that they follow
-            beside.extend(low)
-            rows.remove(low)
     centres = [float(np.mean([_row_position(piece, tilt) for piece in row])) for row in rows]
     for piece in small if centres else []:
         nearest = int(np.argmin([abs(_row_position(piece, tilt) - centre) for centre in centres]))
@@ -289,10 +285,15 @@ def find_rows(page: Page) -> list[list[Piece]]:
     return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
 
 
-def _reaches_into(low: list[Piece], row: list[Piece], usual: float) -> bool:
-    """Tell whether all pieces of a ``low`` row reach into another one, as the next row of digits does not."""
-    y, h = np.array([piece.box for piece in low], float)[:, [1, 3]].T
-    return bool((np.abs(y + h / 2 - _middle_line(row, low, usual)) < (usual + h) / 2).all())
+def _is_comma(piece: Piece, pieces: list[Piece], usual: float) -> bool:
+    """Tell a large comma: narrow, and it begins below the middle of the pieces beside it, not below their feet."""
+    x, y, w, h = piece.box
+    beside = sorted(
+        (left + width / 2, top + height / 2)
+        for left, top, width, height in (other.box for other in pieces if w < NARROW * h)
+        if top < y < top + height and max(left - x - w, x - left - width) < BESIDE * usual
+    )
+    return bool(beside) and y > float(np.interp(x + w / 2, *np.transpose(beside)))
 
 
 def _is_cut_by_edge(page: Page, piece: Piece) -> bool:
@@ -329,6 +330,7 @@ def _overlap_vertically(one: Piece, other: Piece) -> bool:
 
 
 WIDE = 0.8  # of the usual height: ink wider than this may be two digits that touch
+LOW = 0.35  # of the usual height: ink lower than this is a minus or an underline, not digits that touch
 LIKE, UNLIKE = 2.0, 1.0  # of the evidence of a certain digit: what a lack of it costs
 BROAD = 1.0  # what a digit costs that is broader than high, a height of breadth
 CUT, CUT_STROKE = 0.09, 0.06  # what a cut costs, and each stroke that it goes through
@@ -389,7 +391,8 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> list[G
 
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
     """Return where the middle of the row's digits lies at each part: float [n], NaN where there are no digits."""
-    boxes = [piece.box for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    high = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
+    boxes = [piece.box for piece in high if not _is_comma(piece, high, usual)]
     if not boxes:
         return np.full(len(parts), np.nan)
     x, y, w, h = np.array(sorted(boxes, key=lambda box: 2 * box[0] + box[2])).T
@@ -431,8 +434,9 @@ def _join_cost(parts: list[Piece], usual: float) -> float:
 
 def _skip_cost(piece: Piece, usual: float) -> float:
     """Return what leaving a piece unread costs: nothing for a speck, more than any doubt for a whole digit."""
-    size = max(piece.box[2:]) / usual
-    price = 12 if piece.label != piece.component else 3 if piece.touches else 6  # what was cut off is no speck
+    is_cut = piece.label != piece.component  # what was cut off is no speck
+    size = (max(piece.box[2:]) if is_cut else piece.box[3]) / usual  # no digit is as flat as a minus
+    price = 12 if is_cut else 3 if piece.touches else 6
     return price * max(0.0, size - 0.15)
 
 
@@ -460,7 +464,7 @@ def _split_row(
     labels, parts, costs = page.labels, [], [0.0]
     for piece, sure in zip(row, confidence, strict=True):
         x, y, w, h = piece.box
-        may_be_two = not is_full and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual))
+        may_be_two = h >= LOW * usual and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual)) and not is_full
         cuts = _find_cuts(labels[y : y + h, x : x + w] == piece.label, usual, page.stroke) if may_be_two else []
         if not cuts:
             parts.append(piece)

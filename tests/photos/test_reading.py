@@ -54,6 +54,15 @@ def test_lines_between_digits_are_no_ones(classifier, places, past, tilt):
     assert read(page, classifier).text == "717"
 
 
+@pytest.mark.parametrize("lean", [-5, 0, 5])
+@pytest.mark.parametrize(("past", "verdict"), [(14, "unsure"), (30, "digit")])
+def test_a_line_between_two_digits_is_no_one_and_unsure_where_as_low_as_digits_are(classifier, past, verdict, lean):
+    page = drawn((7, 110, 120, 60), (0, 190, 120, 60))
+    cv2.line(page, (165 - lean, 120 - past), (165 + lean, 180 + past), 40, 4, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == ("70", verdict)
+
+
 @pytest.mark.parametrize("ones", [(60, 200), (60, 130, 270)])
 def test_ones_that_stand_on_the_line_of_smaller_digits_are_read(classifier, ones):
     page = drawn(*((0, x, 110, 70) for x in {60, 130, 200, 270} - {*ones}))
@@ -81,14 +90,31 @@ def test_a_digit_between_the_corners_of_a_border_is_no_shadow():
     assert pieces[2] not in photo._find_shadows(pieces, labels, strength)
 
 
-def test_large_commas_are_no_row_of_digits(classifier):
+@pytest.mark.parametrize("high", [30, 36, 44, 52])
+def test_large_commas_are_no_digits(classifier, high):
     digits = [(7, 30, 60, 60), (1, 110, 60, 60), (7, 190, 60, 60), (0, 260, 60, 60)]
-    page = drawn(*digits, *((1, x, 114, 36) for x in (80, 160, 240)))
+    page = drawn(*digits, *((1, x, 114 - high // 6, high) for x in (80, 160, 240)))
     assert read(page, classifier).text == "7170"
 
 
-def test_a_row_of_smaller_digits_is_read_too(classifier):
-    page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, 130, 60), (7, 180, 130, 60))
+@pytest.mark.parametrize("high", [36, 44])
+def test_large_commas_between_two_rows_are_no_digits(classifier, high):
+    digits = [(kind, x, y, 60) for y in (30, 130) for kind, x in ((7, 30), (0, 110), (7, 190), (0, 270))]
+    page = drawn(*digits, *((1, x, y + 54, high) for y in (30, 130) for x in (80, 160, 240)))
+    assert read(page, classifier).text == "70707070"
+
+
+@pytest.mark.parametrize(("thick", "lines", "wide"), [(6, [150], 60), (10, [128, 172], 44), (14, [134, 166], 28)])
+def test_a_minus_and_an_equals_sign_are_no_digits(classifier, thick, lines, wide):
+    page = drawn((7, 60, 110, 80), (0, 124 + thick + wide, 110, 80), (1, 214 + wide, 110, 80))
+    for y in lines:
+        cv2.line(page, (112, y), (112 + wide, y), 40, thick, cv2.LINE_AA)
+    assert read(page, classifier).text == "701"
+
+
+@pytest.mark.parametrize("top", [112, 130])
+def test_a_row_of_smaller_digits_is_read_too(classifier, top):
+    page = drawn((7, 60, 20, 80), (0, 140, 20, 80), (7, 220, 20, 80), (1, 100, top, 60), (7, 180, top, 60))
     assert read(page, classifier).text == "70717"
 
 
