@@ -102,10 +102,10 @@ def _range(name: str, content: Mapping[str, Any], when: Mapping[str, Any]) -> Ax
         raise UserError(
             f"{SECTION}.{name}.scale is {scale} from {low}; expected linear, or log from above 0 without step"
         )
-    if not _is_number(digits) or digits not in range(1, 7):
+    if isinstance(digits, bool) or not isinstance(digits, int) or not 1 <= digits <= 6:
         raise UserError(f"{SECTION}.{name}.digits is {digits!r}; expected 1 to 6 significant digits")
     if step is None:
-        return Axis(name, (), low, high, scale == "log", int(digits), when)
+        return Axis(name, (), low, high, scale == "log", digits, when)
     count = (high - low) / step if _is_number(step) and step > 0 else 0.5
     if abs(count - round(count)) > 1e-9:
         raise UserError(f"{SECTION}.{name}.step is {step}; expected one that goes from {low} to {high} in whole steps")
