@@ -32,7 +32,7 @@ repro: setup  ## run what changed, from MNIST to the photographs (the default)
 	@python -m pipeline.summary
 
 test: setup  ## the whole test suite
-	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## the tests of a minute
 	@python -m pytest -q -n 2 -m "not slow"

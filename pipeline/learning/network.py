@@ -20,7 +20,7 @@ from pipeline.console import UserError, hushed
 from pipeline.learning import environment
 
 CHOSEN = environment.isolate()  # as `train_epochs` asked for; TensorFlow reads the environment when it is imported
-with hushed():  # and says what it was built with whatever the settings say
+with hushed(), environment.without_unused():  # TensorFlow says what it was built with whatever the settings say
     import keras
     import tensorflow as tf
 

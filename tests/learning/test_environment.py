@@ -66,6 +66,14 @@ def test_a_gpu_is_hidden_unless_it_is_asked_for(device: str, seen: str) -> None:
 
 
 @pytest.mark.slow
+def test_packages_that_keras_imports_for_nothing_used_here_are_left_out_and_can_be_imported_later() -> None:
+    code = "import sys; from pipeline.learning import environment, network; "
+    code += "left_out = not sys.modules.keys() & set(environment.UNUSED); "
+    code += "print(left_out, *(bool(__import__(name).__version__) for name in environment.UNUSED))"
+    assert printed(code) == "True True True True\n"
+
+
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_said_before_anything_trains() -> None:
     code = TRAIN.replace('"epochs": 1', '"epochs": 1, "device": "gpu"')
     command = [sys.executable, "-c", f"from pipeline import console\nconsole.run(lambda _: exec({code!r}, {{}}))"]
