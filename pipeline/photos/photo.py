@@ -519,11 +519,16 @@ def _all_lines(ink: Ink, peak: float) -> np.ndarray:
 def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
     kept = remove_lines(mask, lines)
     pieces, labels = _find_pieces(kept, mask & ~kept)
-    drawn = _drawn_lines(pieces, labels)
+    every, pieces = pieces, _remove_frames(pieces, labels)
+    usual = median_height(pieces)
+    drawn = _drawn_lines(every, labels, usual)
     if drawn.any():
+        apart = np.isin(labels, [piece.label for piece in pieces])
         lines, kept = lines | drawn, remove_lines(kept, drawn)
         pieces, labels = _find_pieces(kept, mask & ~kept)
-        pieces = _remove_ticks(pieces, labels, drawn)
+        framed = {*np.unique(labels[~apart])}  # what hung together with a frame: what is left of it, digits that met it
+        pieces = tuple(piece for piece in pieces if piece.label not in framed or max(piece.box[2:]) <= LONG * usual)
+        pieces = _remove_ticks(_remove_frames(pieces, labels), labels, drawn)
     pieces = _remove_sides(pieces, labels, lines)
     if shadows := _find_shadows(pieces, labels, ink.strength):
         pieces = tuple(piece for piece in pieces if piece not in shadows)
@@ -545,10 +550,9 @@ SIDE = 0.2
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 
-def _drawn_lines(pieces: tuple[Piece, ...], labels: np.ndarray) -> np.ndarray:
-    """Return the lines in ink that is larger than a digit: an underline, boxes or a comb to write in."""
+def _drawn_lines(pieces: tuple[Piece, ...], labels: np.ndarray, usual: float) -> np.ndarray:
+    """Return the lines in ink that is larger than a digit of ``usual`` height: an underline, a table, boxes, a comb."""
     lines = np.zeros(labels.shape, bool)
-    usual = median_height(pieces)
     for piece in pieces:
         x, y, w, h = piece.box
         if max(w, h) > LONG * usual:
@@ -619,16 +623,20 @@ def _edge_width(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float
     return top / max(1e-6, float(np.median(slope[outline]))) if outline.any() else 0.0
 
 
+SPARSE = 0.25  # of its box that a piece of ink fills: most digits do, a grid of lines does not
+
+
 def median_height(pieces: tuple[Piece, ...]) -> float:
-    """Return the usual height of a digit: the median height of ink, so that specks and flat lines weigh little.
+    """Return the usual height of a digit: the median height of ink, so that specks, flat lines and grids weigh little.
 
     It is 0 where there are no pieces.
     """
     if not pieces:
         return 0.0
     heights, widths = (np.array([piece.box[side] for piece in pieces], float) for side in (3, 2))
-    weights = np.array([piece.area * (0.3 if piece.touches else 1.0) for piece in pieces])
-    weights *= np.minimum(1, heights / widths)
+    areas = np.array([piece.area for piece in pieces])
+    weights = areas * np.array([0.3 if piece.touches else 1.0 for piece in pieces])
+    weights *= np.minimum(1, heights / widths) * np.minimum(1, areas / (SPARSE * heights * widths))
     order = np.argsort(heights, kind="stable")
     total = np.cumsum(weights[order])
     return float(heights[order][np.searchsorted(total, total[-1] / 2)])
@@ -666,7 +674,7 @@ def _find_pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...]
         Piece(label, _box(stats[label]), int(stats[label, 4]), bool(meets[label]), label) for label in range(1, count)
     )
     largest = sorted(pieces, key=lambda piece: -max(piece.box[2:]))[:MANY]
-    return _remove_frames(tuple(sorted(largest, key=lambda piece: piece.label)), labels), labels
+    return tuple(sorted(largest, key=lambda piece: piece.label)), labels
 
 
 INSIDE = 0.35  # of the height of the paper that a frame encloses: ink as high as this is what it was drawn around
