@@ -177,3 +177,11 @@ def test_of_a_box_with_one_bent_side_no_side_is_read(classifier, thick):
     corners = np.array([[122, 95], [220, 90], [220, 198], [122, 217], [113, 156]])
     cv2.polylines(page, [corners], True, 40, thick, cv2.LINE_AA)
     assert read(page, classifier).text == "0"
+
+
+@pytest.mark.parametrize(("high", "verdict"), [(24, "digit"), (34, "unsure")])
+def test_ink_as_high_as_a_digit_that_stays_unread_makes_the_answer_unsure(classifier, high, verdict):
+    page = drawn((7, 60, 120, 60), (0, 130, 120, 60), (7, 300, 120, 60))
+    cv2.rectangle(page, (220, 150 - high // 2), (240, 150 + high // 2), 40, -1)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == ("707", verdict)
