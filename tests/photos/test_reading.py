@@ -185,3 +185,12 @@ def test_ink_as_high_as_a_digit_that_stays_unread_makes_the_answer_unsure(classi
     cv2.rectangle(page, (220, 150 - high // 2), (240, 150 + high // 2), 40, -1)
     found = read(page, classifier)
     assert (found.text, found.verdict) == ("707", verdict)
+
+
+@pytest.mark.parametrize(("places", "text", "verdict"), [((105,), "71070", "unsure"), ((105, 225), "7070", "digit")])
+def test_of_leaning_lines_between_digits_two_are_no_ones_and_one_is_unsure(classifier, places, text, verdict):
+    page = drawn((7, 50, 120, 60), (0, 130, 120, 60), (7, 180, 120, 60), (0, 250, 120, 60))
+    for x in places:
+        cv2.line(page, (x + 20, 98), (x - 20, 202), 40, 4, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == (text, verdict)
