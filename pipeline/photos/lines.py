@@ -218,7 +218,9 @@ def _longest_gap(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:
 
 
 LONG = 1.6  # times the usual height of a digit: no stroke of one is longer
-PEN = 0.15  # of the usual height: no stroke of a pen is thicker
+# Of the usual height: no stroke of a pen is thicker. Of 45 drawn underlined strings and open tables 36 are read with
+# 0.2, 33 with 0.15.
+PEN = 0.2
 
 
 def find_long_lines(mask: np.ndarray, usual: float) -> np.ndarray:

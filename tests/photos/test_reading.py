@@ -148,3 +148,49 @@ def test_a_sheet_may_be_small_on_its_table(classifier, table):
         drawn((7, 60, 90, 90), (1, 150, 90, 90), (0, 230, 90, 90)), 320, 320, 380, 380, 0, value=table
     )
     assert read(page, classifier).text == "710"
+
+
+def test_a_table_of_thick_lines_without_a_frame_is_taken_out(classifier):
+    page = drawn((7, 110, 100, 60), (0, 190, 100, 60), (0, 110, 190, 60), (7, 190, 190, 60))
+    cv2.line(page, (80, 175), (260, 173), 40, 10, cv2.LINE_AA)
+    cv2.line(page, (170, 90), (168, 260), 40, 10, cv2.LINE_AA)
+    assert read(page, classifier).text == "7007"
+
+
+def test_lines_that_cross_do_not_decide_how_high_digits_are():
+    boxes = [(80, 80, 180, 180, 4000), *((x, y, 40, 60, 900) for x in (110, 190) for y in (100, 190))]
+    pieces = tuple(Piece(label, box, area, False, label) for label, (*box, area) in enumerate(boxes, 1))
+    assert photo.median_height(pieces) == 60
+
+
+@pytest.mark.parametrize("thick", [3, 6])
+def test_a_digit_that_meets_the_frame_of_a_table_is_read(classifier, thick):
+    page = drawn((7, 110, 120, 60), (0, 220, 110, 60))
+    cv2.rectangle(page, (60, 80), (300, 180), 40, thick, cv2.LINE_AA)
+    cv2.line(page, (190, 80), (190, 180), 40, thick, cv2.LINE_AA)
+    assert read(page, classifier).text == "70"
+
+
+@pytest.mark.parametrize("thick", [5, 7])
+def test_of_a_box_with_one_bent_side_no_side_is_read(classifier, thick):
+    page = drawn((0, 150, 110, 64))
+    corners = np.array([[122, 95], [220, 90], [220, 198], [122, 217], [113, 156]])
+    cv2.polylines(page, [corners], True, 40, thick, cv2.LINE_AA)
+    assert read(page, classifier).text == "0"
+
+
+@pytest.mark.parametrize(("high", "verdict"), [(24, "digit"), (34, "unsure")])
+def test_ink_as_high_as_a_digit_that_stays_unread_makes_the_answer_unsure(classifier, high, verdict):
+    page = drawn((7, 60, 120, 60), (0, 130, 120, 60), (7, 300, 120, 60))
+    cv2.rectangle(page, (220, 150 - high // 2), (240, 150 + high // 2), 40, -1)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == ("707", verdict)
+
+
+@pytest.mark.parametrize(("places", "text", "verdict"), [((105,), "71070", "unsure"), ((105, 225), "7070", "digit")])
+def test_of_leaning_lines_between_digits_two_are_no_ones_and_one_is_unsure(classifier, places, text, verdict):
+    page = drawn((7, 50, 120, 60), (0, 130, 120, 60), (7, 180, 120, 60), (0, 250, 120, 60))
+    for x in places:
+        cv2.line(page, (x + 20, 98), (x - 20, 202), 40, 4, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == (text, verdict)
