@@ -274,7 +274,9 @@ def _clarity(ink: Ink) -> float:
 NARROW = 0.3  # of the picture's shorter side: a sheet of paper on a table is wider,
 FILLED = 0.85  # and fills so much of its convex hull;
 EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
-SHARP = 10  # pixels: the edge of paper on a table is no wider; of 60 drawn and 5 photographed sheets at most 6, of a telephone's shadow 52
+# Pixels: the edge of paper on a table is no wider. That of 60 drawn and 5 photographed sheets is 6 at most, that of a
+# telephone's shadow 52.
+SHARP = 10
 SMALL = 0.3  # of the picture: a light area that covers less is a sheet where it holds ink,
 INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
