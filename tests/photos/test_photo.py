@@ -133,14 +133,6 @@ def test_the_table_under_a_sheet_of_paper_changes_nothing(dark, wood):
     assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, dark, wood))).mean() < 5
 
 
-@pytest.mark.parametrize("sides", [(slice(110, 280), slice(150, None)), (slice(110, None), slice(150, None))])
-@pytest.mark.parametrize("wood", [0, 80])
-def test_the_table_may_be_seen_on_one_side_or_two(sides, wood):
-    alone = page_with_a_seven()
-    turned = cv2.warpAffine(alone, cv2.getRotationMatrix2D((100, 100), 4, 1), (200, 200), borderValue=220)
-    assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, 60, wood)[sides])).mean() < 5
-
-
 def test_a_shadow_over_half_of_the_paper_is_no_table():
     page = page_with_a_seven()
     light = cv2.GaussianBlur(np.repeat([[1.0] * 130 + [0.45] * 70], 200, 0), (0, 0), 8)

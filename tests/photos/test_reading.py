@@ -194,3 +194,21 @@ def test_of_leaning_lines_between_digits_two_are_no_ones_and_one_is_unsure(class
         cv2.line(page, (x + 20, 98), (x - 20, 202), 40, 4, cv2.LINE_AA)
     found = read(page, classifier)
     assert (found.text, found.verdict) == (text, verdict)
+
+
+@pytest.mark.parametrize("wide", [12, 18])
+def test_a_narrow_zero_that_stands_out_is_no_line_between_digits(classifier, wide):
+    page = drawn((7, 40, 120, 60), (7, 180, 120, 60), (7, 320, 120, 60))
+    for x in (130, 270):
+        cv2.ellipse(page, (x, 150), (wide, 37), 0, 0, 360, 40, 12, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert len(found.digits) == 5 or found.verdict != "digit"
+    assert len(found.text) == 5
+
+
+@pytest.mark.parametrize("shade", [120, 180])
+def test_digits_in_a_shaded_row_of_a_table_are_read(classifier, shade):
+    page = drawn((7, 60, 140, 60), (0, 160, 140, 60))
+    page[:90] = shade
+    page = np.minimum(page, drawn((7, 60, 20, 55), (7, 160, 20, 55), (0, 260, 20, 55)))
+    assert read(page, classifier).text == "77070"
