@@ -742,7 +742,7 @@ def searched_once(pretended: Project, tmp_path_factory: pytest.TempPathFactory) 
     project.set(**{"sweep.search": "tpe", "sweep.trials": 6, "sweep.round": 3, "sweep.seeds": 4})
     project.set(**{"sweep.parameters": {"dropout": {"from": 0.0, "to": 0.4, "step": 0.05}, "patience": [1, 5]}})
     said = sweep_pretended(project, "--workers", "1")
-    assert said.startswith("sweep: 6 points by TPE, 3 at once; now 7 settings with 4 seeds: 28 trials on 16 trajector")
+    assert said.startswith("sweep: 6 points by TPE, 3 at once; now 7 settings with 3 seeds: 21 trials on 12 trajector")
     dropped = {row["seeds"] for row in files.read_csv(project.root / "reports" / "sweep.csv")} - {"4"}
     assert dropped == {"3"}
     return project
