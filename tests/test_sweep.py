@@ -832,10 +832,10 @@ def test_more_seeds_and_more_values_train_only_what_is_new(raced_once: Project, 
 def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
     pretended: Project, searched_once: Project, tmp_path: Path
 ) -> None:
-    project, random = pretended.copy(tmp_path / "project"), Random(2)
+    project, random, words = pretended.copy(tmp_path / "project"), Random(2), ["--workers", "2"]
     shutil.copy(searched_once.root / "params.yaml", project.root)
     for killed in (2, 2, 3):  # workers, then the driver
-        with Running(project, "--workers", "2", script="pretended.py") as running:
+        with Running(project, *words, script="pretended.py") as running:
             for _ in range(killed):
                 seen = len(running.epochs())
                 until(partial(running.is_busy_or_ended, seen), 300)  # a machine with too much to do fails to start Ray
@@ -846,7 +846,7 @@ def test_a_sweep_killed_ten_times_ends_as_one_that_was_not(
                 running.family()
                 running.process.kill()
             running.no_worker_left()
-    sweep_pretended(project)
+    sweep_pretended(project, *words)
     for table in ("reports/sweep.csv", "reports/sweep_trials.csv", "reports/sweep_parallel.png"):
         assert (project.root / table).read_bytes() == (searched_once.root / table).read_bytes(), table
     assert page(project) == page(searched_once)

@@ -534,7 +534,8 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
         pieces = tuple(piece for piece in pieces if piece not in shadows)
         kept &= ~np.isin(labels, [piece.label for piece in shadows])
     if not pieces:
-        pieces, labels = _find_pieces(mask, np.zeros_like(mask))
+        every, labels = _find_pieces(mask, np.zeros_like(mask))
+        pieces = _remove_frames(every, labels)
         kept, pieces = mask, pieces if len(pieces) == 1 else ()  # a lone 1, not the lines of a bare page
     peak = peak_darkness(ink, kept)
     if peak < CLEAR * ink.noise or max((max(piece.box[2:]) for piece in pieces), default=0) < LEAST:
