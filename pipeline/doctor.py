@@ -77,7 +77,10 @@ def treat(finding: Finding, *, fix: bool) -> bool:
 def examine(uri: str) -> Iterator[Finding]:
     """Yield the faults; the caller may mend each one before the next is looked for."""
     database = database_of(uri)
-    if database and database.exists():
+    if database and not database.exists():  # nothing is made by looking
+        yield from missing_run(uri, None)
+        return
+    if database:
         yield from moved(database)
         yield from orphans(database)
     store = connect(uri)
@@ -86,7 +89,7 @@ def examine(uri: str) -> Iterator[Finding]:
         store = connect(uri)
     if not store.deleted:
         yield from stale(store)
-        yield from missing_run(store)
+        yield from missing_run(uri, store)
 
 
 def deleted(store: Store) -> Iterator[Finding]:
@@ -130,14 +133,14 @@ def stale(store: Store) -> Iterator[Finding]:
             yield Finding(words, close, always=True)
 
 
-def missing_run(store: Store) -> Iterator[Finding]:
-    """Find that the model which the reports describe has no run."""
+def missing_run(uri: str, store: Store | None) -> Iterator[Finding]:
+    """Find that the model which the reports describe has no run; None is a store that does not exist yet."""
     report = files.REPORTS / "train.json"
-    if report.exists() and not tracking.find_run(store):
+    if report.exists() and not (store and tracking.find_run(store)):
         words = (
             f"missing: the store has no run of model {files.read_report(report)['model_sha256'][:12]} in {files.MODELS}"
         )
-        yield Finding(words, lambda: tracking.restore(store))
+        yield Finding(words, lambda: tracking.restore(store or connect(uri)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline import console, files, git
 
 FACTS = {  # for each report, sentences in separate lines; the first one is printed whose figures the report has
@@ -49,29 +51,24 @@ def _columns(rows: Mapping[str, Any]) -> list[str]:
     return [f"  {name:{width}}  {what}" for name, what in rows.items()]
 
 
-MADE = ("dvc.lock", "models", "reports")
-MADE_OF = ("pipeline", "data", "dvc.yaml", "params.yaml", "requirements.lock")
-
-
 def explain_difference() -> str:
-    """Return a note if `make` got other results from the committed code and data than the committed ones; else "".
+    """Return a note if the training made another model of the same code, parameters and data than HEAD's; else "".
 
     The committed results are those of x86-64 with AVX2. Other kinds of processor add numbers in another order.
     """
-    with contextlib.suppress(git.GitError, KeyError, TypeError, ValueError):
-        made, made_of = (git.run("status", "--porcelain", "--", *paths).stdout for paths in (MADE, MADE_OF))
-        if not made or made_of:
+    with contextlib.suppress(OSError, git.GitError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        lock, committed = Path("dvc.lock").read_text("utf-8"), git.run("show", "HEAD:./dvc.lock").stdout
+        here, there = (yaml.safe_load(text)["stages"]["train"] for text in (lock, committed))
+        if any(here[key] != there[key] for key in ("cmd", "deps", "params")) or here["outs"] == there["outs"]:
             return ""
-        committed = json.loads(git.run("show", "HEAD:./reports/metrics.json").stdout)
+        metrics = json.loads(git.run("show", "HEAD:./reports/metrics.json").stdout)
         found = files.read_report(files.REPORTS / "metrics.json")["test_accuracy"]
-        low, high = committed["test_accuracy_low"], committed["test_accuracy_high"]
-        if found == committed["test_accuracy"]:
-            return ""
+        low, high = metrics["test_accuracy_low"], metrics["test_accuracy_high"]
         within = "within" if low <= found <= high else "outside"
         return (
             f"note: this processor ({platform.machine()}) trains other bits than the committed ones: test accuracy "
-            f"{found:.4f}, {within} the committed interval ({low:.4f} to {high:.4f}). `git checkout {' '.join(MADE)}` "
-            "takes the committed files back, `git stash` keeps yours aside"
+            f"{found:.4f}, {within} the committed interval ({low:.4f} to {high:.4f}). `git checkout dvc.lock models "
+            "reports` takes the committed files back, `git stash` keeps yours aside"
         )
     return ""
 

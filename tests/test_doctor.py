@@ -147,6 +147,7 @@ def test_a_moved_project_and_an_empty_store_are_found_and_mended(made_project: P
 
     shutil.rmtree(made_project.root / "mlruns")
     assert "missing: the store has no run of model" in made_project.stage("doctor", status=1).stdout
+    assert not (made_project.root / "mlruns").exists()  # looking makes nothing
     assert "all is well" in made_project.stage("doctor", "--fix").stdout
     store = open_store(f"sqlite:///{made_project.root}/mlruns/mlflow.db")
     (run,) = store.runs("")

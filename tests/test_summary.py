@@ -2,8 +2,10 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import files, summary
 
@@ -43,9 +45,9 @@ def test_photographs_without_labels_are_counted(tmp_path):
 
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
-    """Return a folder with git whose commit holds parameters and metrics."""
+    """Return the committed metrics of a folder with git, whose commit holds them and dvc.lock."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("train: {}\n")
+    lock(model="committed")
     metrics = {"test_accuracy": 0.99, "test_accuracy_low": 0.98, "test_accuracy_high": 0.995}
     files.write_json(tmp_path / "reports" / "metrics.json", metrics)
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "Make"]):
@@ -53,8 +55,20 @@ def committed(tmp_path, monkeypatch):
     return metrics
 
 
-@pytest.mark.parametrize(("accuracy", "words"), [(0.991, "within"), (0.97, "outside")])
+def lock(*, model, epochs=5):
+    """Write a dvc.lock whose stage train made ``model``."""
+    train = {
+        "cmd": "python -m pipeline.train",
+        "deps": [],
+        "params": {"train.epochs": epochs},
+        "outs": [{"md5": model}],
+    }
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"train": train}}))
+
+
+@pytest.mark.parametrize(("accuracy", "words"), [(0.991, "within"), (0.99, "within"), (0.97, "outside")])
 def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, accuracy, words):
+    lock(model="other")
     files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": accuracy})
     note = summary.explain_difference()
     assert f"test accuracy {accuracy:.4f}, {words} the committed interval (0.9800 to 0.9950)" in note
@@ -62,9 +76,9 @@ def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, a
     assert "\n" not in note
 
 
-def test_what_edited_parameters_changed_needs_no_explanation(committed, tmp_path):
+def test_what_edited_parameters_changed_needs_no_explanation(committed):
     files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": 0.97})
-    (tmp_path / "params.yaml").write_text("train: {epochs: 1}\n")
+    lock(model="other", epochs=1)
     assert summary.explain_difference() == ""
 
 
