@@ -13,6 +13,7 @@ import re
 import socket
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
 from pathlib import Path
@@ -106,6 +107,10 @@ UNREACHED = (
 )
 
 
+# What SQLite says of a file that is another program's, is cut off, or has half of MLflow's tables.
+RUINED = "no such table|already exists|duplicate column|not a database|malformed"
+
+
 def _remedy(uri: str, error: Exception) -> str:
     if isinstance(error.__context__, requests.exceptions.SSLError):
         return "MLFLOW_TRACKING_SERVER_CERT_PATH names a file of the CA to trust"
@@ -117,6 +122,9 @@ def _remedy(uri: str, error: Exception) -> str:
         return "another program is writing to it: run this again when that program has ended"
     if "out-of-date database schema" in str(error):  # which MLflow also says of a schema newer than its own
         return f"copy it, then run `mlflow db upgrade {uri}`; if a newer MLflow wrote it, use that one"
+    database = database_of(uri)
+    if database and re.search(RUINED, str(error)):
+        return f"no store of MLflow: move {database} away; `python -m pipeline.doctor --fix` begins one with this model"
     if _status(error) in REMEDIES:
         return REMEDIES[_status(error)]
     if uri.startswith(DATABASES) and isinstance(error, OperationalError):
@@ -304,12 +312,23 @@ def connect(uri: str) -> Store:
             if database.parent.name == "mlruns" and not ignore.exists():  # it is removed by who removes mlruns/
                 files.write_text(ignore, "*\n!.gitignore\n")
             with FileLock(database.parent / ".lock"):  # processes that make the schema at once break it for good
-                return _connect(uri, (database.parent / "artifacts").as_uri())
+                artifacts = (database.parent / "artifacts").as_uri()
+                if not database.exists():
+                    _create(database, artifacts)
+                return _connect(uri, artifacts)
         if uri.startswith(("http://", "https://")):
             _reach_server(uri)
         elif uri.startswith(DATABASES):
             _reach_database(uri)
         return _connect(uri, None)
+
+
+def _create(database: Path, artifacts: str) -> None:
+    """Make an SQLite store beside its place and move it there: MLflow cannot finish a schema that a kill cut short."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=database.parent) as folder:
+        new = Path(folder) / database.name
+        _connect(f"{SQLITE}{new}", artifacts)
+        new.rename(database)
 
 
 def _reach_server(uri: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -442,3 +444,28 @@ def test_what_cannot_be_read_is_not_taken_for_missing(local: Path) -> None:
             run.read("reports/metrics.json")
     run.log_bytes(b"{}", "reports/metrics.json")
     assert run.read("reports/metrics.json") == b"{}"
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b""])
+def test_a_file_that_is_no_store_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(content)
+    with sqlite3.connect(database) if not content else contextlib.nullcontext() as half_made:
+        if half_made:
+            half_made.execute("CREATE TABLE experiment_tags (key TEXT)")
+    with pytest.raises(StoreError, match=re.escape(f"move {database} away; `python -m pipeline.doctor --fix` begins")):
+        open_store(f"sqlite:///{database}")
+
+
+@pytest.mark.slow
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    code = "import sys; from pipeline import store; store.connect(sys.argv[1])"
+    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path
+    for size in (1, 50_000):  # bytes of the schema that are written
+        making = subprocess.Popen([sys.executable, "-c", code, uri], cwd=files.ROOT)
+        while sum(path.stat().st_size for path in folder.rglob("mlflow.db")) < size:
+            assert making.poll() is None
+        making.kill()
+        making.wait()
+        assert not (tmp_path / "mlflow.db").exists()
+    assert open_store(uri).runs("") == []
