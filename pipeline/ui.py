@@ -64,7 +64,17 @@ def main(arguments: Sequence[str]) -> int:
         address = view_at(f"http://{HOST}:{port}")  # while the server starts
         wait_for(server, port)
         print(f"Compare the runs at {address} (Ctrl-C ends this)", flush=True)
-        return server.wait()
+        return until_ended(server)
+
+
+def until_ended(server: subprocess.Popen[bytes]) -> int:
+    """Return the status of a server once it has ended.
+
+    Of two signals at once a thread of MLflow may take both, and then nothing wakes a main thread that only waits.
+    """
+    while server.poll() is None:
+        time.sleep(0.2)
+    return server.returncode
 
 
 def _database(uri: str) -> str:

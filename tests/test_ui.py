@@ -1,15 +1,17 @@
 """MLflow's pages open on a view that names what is logged; servers that cannot start say why."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline import config, files, model_card, ui
-from pipeline.console import UserError
+from pipeline.console import Stopped, UserError
 from pipeline.store import Store, open_store
 
 NOTE = "mlflow.note.content"
@@ -47,6 +49,23 @@ def test_every_chart_stands_in_a_section() -> None:
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])
+
+
+def test_a_signal_that_another_thread_takes_ends_the_wait() -> None:
+    def take() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # the system does so with the second of two at once
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: (_ for _ in ()).throw(Stopped(signal.SIGTERM)))
+    server = subprocess.Popen(["sleep", "20"])
+    try:
+        threading.Timer(0.5, take).start()
+        with pytest.raises(Stopped):
+            ui.until_ended(server)
+        assert server.poll() is None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        server.kill()
+        server.wait()
 
 
 def test_no_chart_starts_at_zero() -> None:
