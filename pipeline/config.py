@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.console import UserError
 from pipeline.files import PARAMS
@@ -161,14 +163,26 @@ class Params(Section):
     gate: Gate
 
 
+def parse(text: str) -> Any:
+    """Return what DVC reads of the same text: YAML 1.2, in which 010 is ten, 1e-4 a number, and a key stands once."""
+    return YAML(typ="safe").load(text)
+
+
 def load(path: Path = PARAMS) -> Params:
     """Read and check ``path``; raise ``UserError`` in one line that names the key and what is allowed."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = parse(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: expected the parameters here; run from the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (
+        YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # the last: `!!int foo`, [[[...
+        reason = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise UserError(f"{path}: not YAML: {reason or type(error).__name__}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(content).__name__}")
     params = check(Params, content, str(path))
@@ -235,7 +249,7 @@ def _explain(error: ValidationError, kind: type[Section], prefix: str) -> str:
             expected = (
                 _rule(fields[str(last)]) if str(last) in fields else first["msg"].removeprefix("Input should be ")
             )
-            reason = f"is {first['input']!r}; expected {expected}"
+            reason = f"is {first['input']!r:.200}; expected {expected}"
     return f"{prefix}{'.'.join(map(str, first['loc']))} {reason}" + (f" (and {others} more)" if others else "")
 
 
@@ -251,6 +265,7 @@ _KINDS: dict[Any, str] = {
     str: "a word",
     bool: "true or false",
     list[str]: "a list of words",
+    list[int]: "a list of whole numbers",
 }
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 

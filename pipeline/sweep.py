@@ -23,8 +23,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import yaml
 from filelock import FileLock, Timeout
+from ruamel.yaml.error import YAMLError
 
 from pipeline import config, console, files, provenance, tracking
 from pipeline.config import Params
@@ -316,8 +316,8 @@ def apply(setting: Setting) -> None:
     changes = {f"train.{name}": value for name, value in setting.varied.items()}
     try:
         text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
-        params = config.check(Params, yaml.safe_load(text), str(files.PARAMS))
-    except (yaml.YAMLError, StopIteration):  # as an alias, a merged section or a fault made since the sweep began
+        params = config.check(Params, config.parse(text), str(files.PARAMS))
+    except (YAMLError, StopIteration):  # as an alias, a merged section or a fault made since the sweep began
         raise UserError(f"{files.PARAMS}: expected plain values under `train`; use the command above") from None
     if params.train.model_copy(update={"threads": setting.train.threads}) != setting.train:
         raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from dvc.utils.serialize import parse_yaml
 
 from pipeline import config, files
 from pipeline.console import UserError
@@ -118,6 +119,10 @@ def test_parameters_cannot_be_changed_once_they_are_read():
     [
         (b"train: [1", "not YAML"),
         (b"\xff\xfe\xfa", "not YAML"),
+        (b"train: 1\ntrain: 2", "not YAML: while constructing a mapping"),  # DVC refuses a second value too
+        (b"seed: 2020-13-45", "not YAML: month must be in 1..12"),
+        (b"seed: !!bool foo", "not YAML"),
+        (b"[" * 2000, "not YAML"),
         (b"", "expected sections such as `train:`, found NoneType"),
         (b"- 1", "expected sections such as `train:`, found list"),
     ],
@@ -127,6 +132,15 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path, content, expected)
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {re.escape(expected)}"):
         config.load(path)
+
+
+def test_numbers_are_read_as_dvc_reads_them():
+    text = "octal: 010\nrate: 1e-4\ntime: 1:30\nword: yes"
+    assert (
+        config.parse(text)
+        == parse_yaml(text, "params.yaml")
+        == {"octal": 10, "rate": 1e-4, "time": "1:30", "word": "yes"}
+    )
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
