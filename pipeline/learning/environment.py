@@ -38,7 +38,8 @@ def isolate(device: str = "cpu", instructions: str = "avx2") -> tuple[str, str]:
 
     Call it before TensorFlow is imported, which is when they are read: so only the first call in a process counts.
     Measured on the digest of a training: TF_ENABLE_ONEDNN_OPTS, ONEDNN_ and DNNL_MAX_CPU_ISA, their FPMATH_MODE and
-    TF_XLA_FLAGS change it; OPENBLAS_*, OPENCV_* and NPY_DISABLE_CPU_FEATURES do not.
+    TF_XLA_FLAGS change it; OPENBLAS_*, OPENCV_* and NPY_DISABLE_CPU_FEATURES do not; of OPENCV_IPP, which
+    changes a picture of the reports, see ``pipeline/__init__.py``.
     """
     global _chosen
     if not all(_chosen):

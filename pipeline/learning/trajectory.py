@@ -37,6 +37,8 @@ CODE = (
     "trajectory.py",
 )  # what a trajectory's bits depend on, besides the packages
 STOPPING = {"patience", "monitor"}  # parameters that decide when to stop, and nothing else
+# TensorFlow and Keras train; NumPy, OpenCV and Pillow change digits and draw what is none, in Matplotlib's fonts.
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "pillow", "matplotlib")
 WITHOUT_EFFECT = STOPPING | {"threads"}  # parameters that change no bit of an epoch
 Metrics = dict[str, float]
 OnSteps = Callable[[int], object] | None
@@ -276,7 +278,7 @@ def trajectory_key(train: Train, data_sha256: str) -> str:
     """Return the name of the trajectory: a digest of all that its bits depend on."""
     training = train.model_dump(exclude=WITHOUT_EFFECT | ({"epochs"} if train.schedule == "constant" else set()))
     code = files.digest_files(Path(__file__).with_name(name) for name in CODE)
-    packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    packages = {name: version(name) for name in PACKAGES}
     machine = [unit for unit in processor() if train.instructions == "native" or unit in (platform.machine(), "avx2")]
     if train.device == "gpu":
         machine.append(environment.gpu())

@@ -37,6 +37,13 @@ VARIABLES = {  # most of the first seven change the digest, or end in a tracebac
     "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
     "OPENCV_IPP": "disabled",
 }
+RESIZE = """
+import hashlib
+import pipeline
+import cv2, numpy
+image = numpy.random.default_rng(1).integers(0, 256, (97, 131, 3), numpy.uint8)
+print(hashlib.sha256(cv2.resize(image, (200, 150), interpolation=cv2.INTER_CUBIC)).hexdigest())
+"""
 KERAS = {"backend": "torch", "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
 
 
@@ -120,3 +127,7 @@ print(*(type(message).__name__ for message in messages))
 """
     )
     assert printed(code) == "Started Packaged Started bytes Packaged\n"
+
+
+def test_a_variable_of_opencv_changes_no_bit_of_a_picture() -> None:
+    assert printed(RESIZE, OPENCV_IPP="disabled") == printed(RESIZE)

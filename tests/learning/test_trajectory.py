@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,15 @@ def test_every_other_parameter_makes_another_trajectory(train: config.Train, cha
         train.model_copy(update=change), "data"
     )
     assert trajectory.trajectory_key(train, "data") != trajectory.trajectory_key(train, "other data")
+
+
+@pytest.mark.parametrize("package", trajectory.PACKAGES)
+def test_another_version_of_what_makes_the_bits_makes_another_trajectory(
+    train: config.Train, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trajectory.trajectory_key(train, "data")
+    monkeypatch.setattr(trajectory, "version", lambda name: "0" if name == package else version(name))
+    assert trajectory.trajectory_key(train, "data") != before
 
 
 def corrected(digits: Digits, count: int = 7) -> Digits:
