@@ -52,25 +52,35 @@ def _columns(rows: Mapping[str, Any]) -> list[str]:
 
 
 def explain_difference() -> str:
-    """Return a note if the training made another model of the same code, parameters and data than HEAD's; else "".
+    """Return a note if a stage made other files of the same code, parameters and data than HEAD's did; else "".
 
     The committed results are those of x86-64 with AVX2. Other kinds of processor add numbers in another order.
     """
     with contextlib.suppress(OSError, git.GitError, yaml.YAMLError, KeyError, TypeError, ValueError):
         lock, committed = Path("dvc.lock").read_text("utf-8"), git.run("show", "HEAD:./dvc.lock").stdout
-        here, there = (yaml.safe_load(text)["stages"]["train"] for text in (lock, committed))
-        if any(here[key] != there[key] for key in ("cmd", "deps", "params")) or here["outs"] == there["outs"]:
+        here, there = (yaml.safe_load(text)["stages"] for text in (lock, committed))
+        stages = [name for name in here if name in there and _differ(here[name], there[name])]
+        if not stages:
             return ""
         metrics = json.loads(git.run("show", "HEAD:./reports/metrics.json").stdout)
         found = files.read_report(files.REPORTS / "metrics.json")["test_accuracy"]
         low, high = metrics["test_accuracy_low"], metrics["test_accuracy_high"]
         within = "within" if low <= found <= high else "outside"
         return (
-            f"note: this processor ({platform.machine()}) trains other bits than the committed ones: test accuracy "
-            f"{found:.4f}, {within} the committed interval ({low:.4f} to {high:.4f}). `git checkout dvc.lock models "
-            "reports` takes the committed files back, `git stash` keeps yours aside"
+            f"note: this processor ({platform.machine()}) makes other bits than the committed ones, in "
+            f"{' and '.join(stages)}: test accuracy {found:.4f}, {within} the committed interval ({low:.4f} to "
+            f"{high:.4f}). `git checkout dvc.lock models reports` takes the committed files back, `git stash` keeps "
+            "yours aside"
         )
     return ""
+
+
+def _differ(here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
+    """Tell whether two entries of dvc.lock name the same inputs, and a file that differs in its content."""
+    if any(here.get(key) != there.get(key) for key in ("cmd", "deps", "params")):
+        return False
+    made = {out["path"]: out["md5"] for out in there["outs"]}
+    return any(made.get(out["path"], out["md5"]) != out["md5"] for out in here["outs"])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -55,13 +55,13 @@ def committed(tmp_path, monkeypatch):
     return metrics
 
 
-def lock(*, model, epochs=5):
+def lock(*, model, epochs=5, **more):
     """Write a dvc.lock whose stage train made ``model``."""
     train = {
         "cmd": "python -m pipeline.train",
         "deps": [],
         "params": {"train.epochs": epochs},
-        "outs": [{"md5": model}],
+        "outs": [{"path": "models/digits.keras", "md5": model, **more}],
     }
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"train": train}}))
 
@@ -72,6 +72,7 @@ def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, a
     files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": accuracy})
     note = summary.explain_difference()
     assert f"test accuracy {accuracy:.4f}, {words} the committed interval (0.9800 to 0.9950)" in note
+    assert "other bits than the committed ones, in train: " in note
     assert "git checkout dvc.lock models reports" in note
     assert "\n" not in note
 
@@ -79,6 +80,12 @@ def test_other_bits_than_the_committed_ones_are_explained_in_a_line(committed, a
 def test_what_edited_parameters_changed_needs_no_explanation(committed):
     files.write_json(files.REPORTS / "metrics.json", committed | {"test_accuracy": 0.97})
     lock(model="other", epochs=1)
+    assert summary.explain_difference() == ""
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_file_system_on_which_all_files_are_executable_makes_no_other_bits():
+    lock(model="committed", isexec=True)
     assert summary.explain_difference() == ""
 
 
