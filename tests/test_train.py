@@ -14,6 +14,7 @@ from conftest import Project, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline import files
 from pipeline.train import Clock
 
 pytestmark = pytest.mark.slow
@@ -99,12 +100,15 @@ def test_restored_epochs_give_no_estimate_of_the_time_left() -> None:
 def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
     prepared: Project, unbroken: tuple[Project, str]
 ) -> None:
+    kept = prepared.root / "models" / "digits.tflite"
+    files.write_bytes(kept, b"of an earlier training")
     killed = start(prepared, "dvc", "repro", "train")
     wait_for(lambda: len(epochs(prepared)) >= 2, killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = epochs(prepared)
     assert len(before) < 6
+    assert kept.read_bytes() == b"of an earlier training"  # and answers until there is another one
     prepared.dvc("repro", "train")
     assert epochs(prepared).items() >= before.items()
     for name in ("dvc.lock", "reports/train.json", "reports/history.csv"):
