@@ -527,7 +527,9 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
         lines, kept = lines | drawn, remove_lines(kept, drawn)
         pieces, labels = _find_pieces(kept, mask & ~kept)
         framed = {*np.unique(labels[~apart])}  # what hung together with a frame: what is left of it, digits that met it
-        pieces = tuple(piece for piece in pieces if piece.label not in framed or max(piece.box[2:]) <= LONG * usual)
+        pieces = tuple(
+            piece for piece in pieces if not (piece.label in framed and _is_left_of_frame(piece, pieces, usual))
+        )
         pieces = _remove_ticks(_remove_frames(pieces, labels), labels, drawn)
     pieces = _remove_sides(pieces, labels, lines)
     if shadows := _find_shadows(pieces, labels, ink.strength):
@@ -549,6 +551,14 @@ TALL, BAR = 2.7, 0.15  # times the usual height of such a digit; share of its in
 # Of the usual height: nothing that divides cells is thicker; of 40 rendered boxes 36 are read, without it 29.
 SIDE = 0.2
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
+
+
+def _is_left_of_frame(piece: Piece, pieces: tuple[Piece, ...], usual: float) -> bool:
+    """Tell a side of a frame by its length, but not a digit that is higher than the other ``pieces`` and met it."""
+    x, y, w, h = piece.box
+    middles = [(left + width / 2, top + height / 2) for left, top, width, height in (other.box for other in pieces)]
+    is_around = sum(x < across < x + w and y < down < y + h for across, down in middles) > 1
+    return max(w, h) > LONG * usual and (is_around or not (SIDE * h < w <= LONG * usual and h <= TALL * usual))
 
 
 def _drawn_lines(pieces: tuple[Piece, ...], labels: np.ndarray, usual: float) -> np.ndarray:

@@ -92,16 +92,15 @@ class Group:
 
 def read(picture: Picture, classifier: Classifier) -> Reading:
     """Read every digit of a picture, rows from the top, each from left to right."""
-    page = photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0]
-    page = _remove_slivers(page)
-    dividers, might_be_ones = _find_dividers(page)
+    page = _remove_slivers(photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0])
+    dividers, doubtful = _find_dividers(page)
     page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
-    rows = [_segment_row(page, row, classifier) for row in find_rows(page)]
-    digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in rows for group in groups]
-    found = _judge(page, digits, is_lost=any(is_lost for _, is_lost in rows))
-    if found.verdict == "digit" and might_be_ones:
-        found = replace(found, verdict="unsure", reason="a line between digits might be a 1 or none")
-    return _with_note(picture, found)
+    rows = find_rows(page)
+    read = [_segment_row(page, row, classifier) for row in rows]
+    digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in read for group in groups]
+    unread = [part for _, parts in read for part in parts]
+    unread += {*page.pieces}.difference(*rows)
+    return _with_note(picture, _judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread)))
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -116,6 +115,13 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     digit = _read_digit(picture, groups, classifier)
     digit = replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit
     return _with_note(picture, _judge(pages[1], [(groups[0], digit)]))
+
+
+def _is_high(page: Page, unread: list[Piece]) -> bool:
+    """Tell whether ink as high as digits are here is among the ``unread`` pieces, or was not looked at."""
+    high = LOST * photo.median_height(page.pieces)
+    is_full = page.labels.max() > photo.MANY and min((max(piece.box[2:]) for piece in page.pieces), default=0) > high
+    return is_full or any(piece.box[3] > high for piece in unread)
 
 
 def _with_note(picture: Picture, found: Reading) -> Reading:
@@ -141,8 +147,8 @@ def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
     return min(w, h) <= 2 * flat and contact >= 0.5 * max(w, h)
 
 
-def _find_dividers(page: Page) -> tuple[list[Piece], bool]:
-    """Return the lines that stand out above and below the digits beside them, and whether some might be ones.
+def _find_dividers(page: Page) -> tuple[list[Piece], list[Piece]]:
+    """Return the lines that stand out above and below the digits beside them, and those lines that might be ones.
 
     They are one upright line between digits, or several, as in a date. Where there are such, others equally high need
     only be as high as what is beside them.
@@ -155,19 +161,24 @@ def _find_dividers(page: Page) -> tuple[list[Piece], bool]:
     sure = [line for line, sides in past.items() if sides and min(sides) > OUT]
     between = [line for line in sure if len(past[line]) == 2]
     if len(sure) < 2 and not any(line.box[2] <= UPRIGHT * line.box[3] for line in between):
-        return [], bool(between)
+        return [], between
     alike = ALIKE * max(line.box[3] for line in sure)
     found = [line for line, sides in past.items() if sides and min(sides) > 0 and line.box[3] > alike]
-    return found, any(line.box[3] < LONG * usual for line in found)
+    return found, [line for line in found if line.box[3] < LONG * usual]
 
 
 def _is_line(page: Page, piece: Piece) -> bool:
-    x, y, w, h = piece.box
+    _, _, w, h = piece.box
     if w > LEANING * h:
         return False
-    rows, columns = np.nonzero(page.labels[y : y + h, x : x + w] == piece.label)
-    off = columns - np.polyval(np.polyfit(rows, columns, 1), rows)
-    return bool(np.abs(off).max() <= max(1.5, min(0.8 * piece.area / h, UPRIGHT / 2 * h)))  # straightened, no wider
+    return _off_line(page, piece) <= max(1.5, min(0.8 * piece.area / h, UPRIGHT / 2 * h))  # straightened, no wider
+
+
+def _off_line(page: Page, piece: Piece) -> float:
+    """Return how far the ink of a piece lies at most beside the straight line through it."""
+    x, y, w, h = piece.box
+    rows, columns = (each - each.mean() for each in np.nonzero(page.labels[y : y + h, x : x + w] == piece.label))
+    return float(np.abs(columns - (rows * columns).sum() / max(1.0, (rows**2).sum()) * rows).max())
 
 
 def _stands_out(line: Piece, digits: list[Piece]) -> list[float]:
@@ -275,7 +286,7 @@ def find_rows(page: Page) -> list[list[Piece]]:
     usual = photo.median_height(page.pieces)
     high = [piece for piece in page.pieces if _is_large(page, piece, usual)]
     large = [piece for piece in high if not _is_comma(piece, high, usual)]
-    small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece)]
+    small = [piece for piece in page.pieces if piece not in large]
     tilt = _estimate_tilt(large, usual)
     rows: list[list[Piece]] = []
     for piece in sorted(large, key=lambda piece: _row_position(piece, tilt)):
@@ -346,9 +357,9 @@ MARK = 0.05  # of the usual height from the middle of the row: ink that does not
 # of 71 photographed and 356.0 of 506 rendered strings are right (mean of four trainings), with it 62.8 and 359.5; with
 # 0.3 to 1.0 and 2 to 4 instead at least 62.5 and 359.3.
 JOIN, JOIN_GAP = 0.6, 2.0
-# Of the usual height: where ink as high as this stays unread, the answer is unsure. With 0.35 two of 71 photographed
-# strings that are right become unsure, with 0.45 none (the committed training; one of 285 over five trainings).
-LOST = 0.45
+# Of the usual height: where ink higher than this stays unread, the answer is unsure, and no mark but a straight one is
+# higher. With 0.45 one more of 71 photographed strings that are right is unsure.
+LOST = 0.5
 JOINED = 4  # pieces that one digit can be in
 TOUCHING = 8  # digits in a row that may all touch
 ASIDE = 0.8  # what a step to the left or right costs a cut, in pixels of ink crossed
@@ -366,14 +377,16 @@ class Cut:
     path: np.ndarray
 
 
-def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> tuple[list[Group], bool]:
+def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> tuple[list[Group], list[Piece]]:
     """Choose what belongs together in a row by the classifier's confidence (Casey & Lecolinet 1996, section 4).
 
-    The second value tells whether a part that may be a digit is left unread.
+    Returns also the parts that are left unread.
     """
     usual = photo.median_height(page.pieces)
     page, parts, costs = _split_row(page, row, usual, classifier)
     middles = _middle_line(row, parts, usual)
+    marks = [_is_mark(page, part, middle, usual) for part, middle in zip(parts, middles, strict=True)]
+    losses = [_skip_cost(part, usual, is_mark=is_mark) for part, is_mark in zip(parts, marks, strict=True)]
     spans = [
         (start, end)
         for start in range(len(parts))
@@ -381,25 +394,23 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> tuple[
         if end == start + 1 or _may_join(parts[start:end], usual, page)
     ]
     groups = [_make_group(page, parts[start:end]) for start, end in spans]
-    if not groups:
-        return [], False
     probabilities = classifier.probabilities(np.stack([group.field for group in groups]))
     doubt = -np.log(probabilities.max(1))
     unlike = np.maximum(0, LIKE - evidence(probabilities) / max(classifier.calibration.certain, 1e-6))
     # the root: to be a little unsure is already suspicious, digits alone never are
     confidence = -np.sqrt(doubt) - UNLIKE * unlike
-    best, choice, lost = [0.0] + [-np.inf] * len(parts), [-1] * (len(parts) + 1), [False] * (len(parts) + 1)
+    best, choice = [0.0] + [-np.inf] * len(parts), [-1] * (len(parts) + 1)
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
         price = _size_cost(groups[index], usual) + _join_cost(parts[start:end], usual) + costs[end]
         score = best[start] + confidence[index] - price
-        is_mark = _is_mark(groups[index], middles[start:end], usual)
-        if score > best[end] and not is_mark:
-            best[end], choice[end], lost[end] = score, int(index), False
-        loss = 0.0 if is_mark and parts[start].label == parts[start].component else _skip_cost(parts[start], usual)
-        if end == start + 1 and best[start] - loss > best[end]:
-            best[end], choice[end], lost[end] = best[start] - loss, -1, loss > 0 and parts[start].box[3] > LOST * usual
-    return _trace_back(choice, lost, spans, groups)
+        if score > best[end] and not all(marks[start:end]):
+            best[end], choice[end] = score, int(index)
+        if end == start + 1 and best[start] - losses[start] > best[end]:
+            best[end], choice[end] = best[start] - losses[start], -1
+    read = _trace_back(choice, spans)
+    unread = {*range(len(parts))}.difference(*(range(*spans[index]) for index in read))
+    return [groups[index] for index in read], [parts[index] for index in unread if losses[index] > 0]
 
 
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
@@ -412,24 +423,20 @@ def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarr
     return np.interp([part.box[0] + part.box[2] / 2 for part in parts], x + w / 2, y + h / 2)
 
 
-def _is_mark(group: Group, middles: np.ndarray, usual: float) -> bool:
-    """Tell a comma, a dot or a quotation mark: wholly below the middle of the row or above it, however like a 1."""
-    _, y, _, h = group.box
-    return bool(y > middles.max() + MARK * usual or y + h < middles.min() - MARK * usual)
+def _is_mark(page: Page, part: Piece, middle: float, usual: float) -> bool:
+    """Tell a comma, a dot or a quotation mark: below the middle of the row or above it, and low or straight."""
+    _, y, _, h = part.box
+    is_off = y > middle + MARK * usual or y + h < middle - MARK * usual
+    return bool(is_off and (h <= LOST * usual or _off_line(page, part) <= UPRIGHT * h))
 
 
-def _trace_back(
-    choice: list[int], lost: list[bool], spans: list[tuple[int, int]], groups: list[Group]
-) -> tuple[list[Group], bool]:
-    found, end, is_lost = [], len(choice) - 1, False
+def _trace_back(choice: list[int], spans: list[tuple[int, int]]) -> list[int]:
+    found, end = [], len(choice) - 1
     while end > 0:
-        is_lost |= lost[end]
         if choice[end] >= 0:
-            found.append(groups[choice[end]])
-            end = spans[choice[end]][0]
-        else:
-            end -= 1
-    return found[::-1], is_lost
+            found.append(choice[end])
+        end = spans[choice[end]][0] if choice[end] >= 0 else end - 1
+    return found[::-1]
 
 
 def _size_cost(group: Group, usual: float) -> float:
@@ -448,11 +455,11 @@ def _join_cost(parts: list[Piece], usual: float) -> float:
     return cost
 
 
-def _skip_cost(piece: Piece, usual: float) -> float:
-    """Return what leaving a piece unread costs: nothing for a speck, more than any doubt for a whole digit."""
+def _skip_cost(piece: Piece, usual: float, *, is_mark: bool) -> float:
+    """Return what leaving a piece unread costs: nothing for a speck or mark, more than any doubt for a whole digit."""
     is_cut = piece.label != piece.component  # what was cut off is no speck
     size = (max(piece.box[2:]) if is_cut else piece.box[3]) / usual  # no digit is as flat as a minus
-    price = 12 if is_cut else 3 if piece.touches else 6
+    price = 12 if is_cut else 0 if is_mark else 3 if piece.touches else 6
     return price * max(0.0, size - 0.15)
 
 

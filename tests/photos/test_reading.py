@@ -212,3 +212,31 @@ def test_digits_in_a_shaded_row_of_a_table_are_read(classifier, shade):
     page[:90] = shade
     page = np.minimum(page, drawn((7, 60, 20, 55), (7, 160, 20, 55), (0, 260, 20, 55)))
     assert read(page, classifier).text == "77070"
+
+
+def test_a_row_that_the_edge_cuts_by_a_third_makes_the_answer_unsure(classifier):
+    page = drawn((7, 60, 30, 60), (0, 150, 30, 60), (7, 60, 140, 60), (0, 150, 140, 60), (7, 240, 140, 60))
+    found = read(page[50:], classifier)
+    assert found.verdict == "unsure"
+    assert found.text.endswith("707")
+
+
+def test_a_small_digit_below_the_middle_of_its_row_makes_the_answer_unsure(classifier):
+    found = read(drawn((7, 60, 100, 80), (0, 150, 100, 80), (7, 225, 150, 40)), classifier)
+    assert (found.text == "707") or found.verdict == "unsure"
+
+
+def test_a_page_of_more_digits_than_are_looked_at_is_unsure(classifier):
+    places = [(60 * column + 20, 60 * row + 15) for row in range(16) for column in range(16)]
+    found = read(drawn(*((7, x, y, 40) for x, y in places), shape=(1000, 1000)), classifier)
+    assert len(found.digits) < 256
+    assert found.verdict == "unsure"
+
+
+@pytest.mark.parametrize("kind", [7, 0])
+@pytest.mark.parametrize("high", [90, 105])
+def test_a_tall_digit_that_meets_the_frame_of_smaller_ones_is_not_lost_in_silence(classifier, kind, high):
+    page = drawn((7, 110, 150, 50), (0, 170, 150, 50), (kind, 250, 212 - high, high))
+    cv2.rectangle(page, (60, 80), (340, 210), 40, 4, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert found.text == f"70{kind}" or found.verdict != "digit"
