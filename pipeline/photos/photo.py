@@ -261,7 +261,8 @@ class Ink:
 
 def extract_ink(grey: np.ndarray) -> Ink:
     """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
-    grey = _replace_table(grey)
+    sheet = find_sheet(grey, 3)
+    grey = grey if sheet is None else keep_part(grey, sheet)
     ink = _divide_by_paper(grey)
     return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if _clarity(ink) < NOISY else ink
 
@@ -278,15 +279,10 @@ SMALL = 0.3  # of the picture: a light area that covers less is a sheet where it
 INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
 
-def _replace_table(grey: np.ndarray) -> np.ndarray:
-    """Return ``grey`` with more of the paper in place of a darker table around a sheet."""
-    small = _small(grey)
-    disc = _ellipse(max(3, round(0.06 * min(small.shape)) | 1))
-    smooth = cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc)
-    sheet = _find_sheet(small, smooth)
-    if sheet is None:
-        return grey
-    inside, spread = (cv2.erode(sheet, disc, borderValue=1) > 0).astype(np.float32), 0.1 * max(small.shape)
+def keep_part(grey: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Return ``grey`` with more of its ``part``, a mask of the size at which the paper is estimated, all around it."""
+    small, smooth, disc = _smooth(grey)
+    inside, spread = (cv2.erode(part, disc, borderValue=1) > 0).astype(np.float32), 0.1 * max(small.shape)
     near, paper = (cv2.GaussianBlur(each, (0, 0), spread) for each in (inside, inside * smooth))
     more = np.where(near > 0.01, paper / np.maximum(near, 0.01), np.median(smooth[inside > 0]))
     on, beside = (cv2.resize(each.astype(np.float32), grey.shape[::-1]) for each in (inside, more))
@@ -295,22 +291,32 @@ def _replace_table(grey: np.ndarray) -> np.ndarray:
     return np.where(on > 0.5, grey, np.clip(beside + grain, 0, 255)).astype(np.uint8)
 
 
-def _find_sheet(small: np.ndarray, smooth: np.ndarray) -> np.ndarray | None:
-    """Return the mask of a sheet of paper that a darker table surrounds, on three sides at least, or None.
+def _smooth(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a small picture, the same without what is narrower than a disc, and the disc."""
+    small = _small(grey)
+    disc = _ellipse(max(3, round(0.06 * min(small.shape)) | 1))
+    return small, cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc), disc
+
+
+def find_sheet(grey: np.ndarray, sides: int) -> np.ndarray | None:
+    """Return the small mask of a sheet of paper that a darker table surrounds, on ``sides`` at least, or None.
 
     Where a lamp shines on the table, no level of light divides the two; then it is the edge all around the sheet.
     """
+    small, smooth, _ = _smooth(grey)
     light, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    whole = _accept_sheet(small, smooth, bright, light)
+    whole = _accept_sheet(small, smooth, bright, light, sides)
     if whole is not None:
         return whole
     within = np.zeros((small.shape[0] + 2, small.shape[1] + 2), np.uint8)
     _, _, _, lightest = cv2.minMaxLoc(cv2.GaussianBlur(smooth, (0, 0), 2.0))
     cv2.floodFill(smooth, within, lightest, 0, EDGE, EDGE, cv2.FLOODFILL_MASK_ONLY | 4)
-    return _accept_sheet(small, smooth, within[1:-1, 1:-1], light)
+    return _accept_sheet(small, smooth, within[1:-1, 1:-1], light, sides)
 
 
-def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float) -> np.ndarray | None:
+def _accept_sheet(
+    small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float, sides: int
+) -> np.ndarray | None:
     """Return the mask of the sheet that the largest ``bright`` area is, ``light`` or lighter, or None."""
     outline = max(
         cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea, default=None
@@ -320,8 +326,8 @@ def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, lig
     sheet = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
     inside, outside = sheet > 0, sheet == 0
     rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
-    sides = sum(side.mean() > 0.7 for side in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
-    if sides < 3:
+    edges = outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]
+    if sum(edge.mean() > 0.7 for edge in edges) < sides:
         return None
     level = float(np.median(small[inside]))
     if max(bright[outside].mean(), (small > 0.85 * level)[outside].mean()) > 0.1:

@@ -91,7 +91,40 @@ class Group:
 
 
 def read(picture: Picture, classifier: Classifier) -> Reading:
-    """Read every digit of a picture, rows from the top, each from left to right."""
+    """Read every digit of a picture, rows from the top, each from left to right.
+
+    Where the answer is not sure and an edge parts the picture, either part is also read alone: the lighter one may be
+    a sheet that lies on a table.
+    """
+    found = _read_all(picture, classifier)
+    sheet = photo.find_sheet(picture.grey, 1) if found.verdict != "digit" else None
+    if sheet is not None:
+        parts = (replace(picture, grey=photo.keep_part(picture.grey, part)) for part in (sheet, 1 - sheet))
+        found = _choose(found, *(_read_all(part, classifier) for part in parts))
+    return _with_note(picture, found)
+
+
+def _choose(whole: Reading, sheet: Reading, table: Reading) -> Reading:
+    """Return the reading of the ``sheet`` alone where it is surer, but unsure where digits may lie beyond its edge."""
+    sure, surer = ([digit for digit in found.digits if digit.verdict == "digit"] for found in (whole, sheet))
+    if sheet.verdict != "digit" and len(surer) <= len(sure):
+        return whole
+    usual = float(np.median([digit.box[3] for digit in sheet.digits]))
+    beyond = any(LOST * usual < digit.box[3] < LONG * usual for digit in table.digits)
+    if not beyond and all(any(_is_same(digit, other) for other in sheet.digits) for digit in sure):
+        return sheet
+    found = sheet if len(surer) > len(sure) else whole
+    return replace(found, verdict="unsure", reason="digits may lie beyond the edge of the paper")
+
+
+def _is_same(digit: Digit, other: Digit) -> bool:
+    """Tell whether two readings of a picture found the same digit in the same place."""
+    (x, y, w, h), (left, top, width, height) = digit.box, other.box
+    near = abs(2 * (x - left) + w - width) < w + width and abs(2 * (y - top) + h - height) < h + height
+    return near and digit.digit == other.digit
+
+
+def _read_all(picture: Picture, classifier: Classifier) -> Reading:
     page = _remove_slivers(photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0])
     dividers, doubtful = _find_dividers(page)
     page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
@@ -100,7 +133,7 @@ def read(picture: Picture, classifier: Classifier) -> Reading:
     digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in read for group in groups]
     unread = [part for _, parts in read for part in parts]
     unread += {*page.pieces}.difference(*rows)
-    return _with_note(picture, _judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread)))
+    return _judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread))
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:

@@ -240,3 +240,28 @@ def test_a_tall_digit_that_meets_the_frame_of_smaller_ones_is_not_lost_in_silenc
     cv2.rectangle(page, (60, 80), (340, 210), 40, 4, cv2.LINE_AA)
     found = read(page, classifier)
     assert found.text == f"70{kind}" or found.verdict != "digit"
+
+
+def on_the_edge_of(page, sides, dark, wood=0):
+    """Return ``page`` with a table on the left of it, or below, or both, the grain of its wood along the rows."""
+    rng = np.random.default_rng(4)
+    table = dark + cv2.GaussianBlur(rng.normal(0, wood + 1e-6, (380, 480)), (0, 0), 40, sigmaY=1.2)
+    table = cv2.GaussianBlur(table, (0, 0), 1).clip(0, 255).astype(np.uint8)
+    table[:300, 80:] = page
+    return table[: 300 if sides == "left" else 380, 80 if sides == "below" else 0 :]
+
+
+@pytest.mark.parametrize("sides", ["left", "below", "left and below"])
+@pytest.mark.parametrize(("dark", "wood"), [(60, 0), (60, 40), (110, 0)])
+def test_the_table_may_be_seen_on_one_side_of_the_paper_or_two(classifier, sides, dark, wood):
+    page = drawn((7, 60, 100, 80), (0, 150, 100, 80), (7, 240, 100, 80))
+    found = read(on_the_edge_of(page, sides, dark, wood), classifier)
+    assert (found.text, found.verdict) == ("707", "digit")
+
+
+@pytest.mark.parametrize("shade", [80, 140])
+def test_digits_beyond_a_sharp_edge_are_not_lost_in_silence(classifier, shade):
+    page = drawn((7, 60, 140, 60), (0, 160, 140, 60))
+    page[:90] = shade
+    page = np.minimum(page, drawn((0, 160, 20, 55), (0, 194, 20, 55)))
+    assert read(page, classifier).verdict == "unsure"
