@@ -30,6 +30,7 @@ ALIKE = 0.8  # the lower of two lines, of the higher one
 OUT = 0.08
 NARROW = 0.7  # of its height: a comma is no wider; those of one board are 0.43 to 0.62
 BESIDE = 0.75  # of the usual height: a comma is no farther from a digit
+PLUS = 0.15  # of its side: as near to the middle of a plus sign its strokes cross; twice that is their width at most
 WEAK = 0.06  # darkness relative to the paper below which an unsure answer is blamed on faint ink
 
 
@@ -127,7 +128,8 @@ def _is_same(digit: Digit, other: Digit) -> bool:
 def _read_all(picture: Picture, classifier: Classifier) -> Reading:
     page = _remove_slivers(photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0])
     dividers, doubtful = _find_dividers(page)
-    page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in dividers))
+    signs = {*dividers, *(piece for piece in page.pieces if _is_plus(page, piece))}
+    page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in signs))
     rows = find_rows(page)
     read = [_segment_row(page, row, classifier) for row in rows]
     digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in read for group in groups]
@@ -198,6 +200,18 @@ def _find_dividers(page: Page) -> tuple[list[Piece], list[Piece]]:
     alike = ALIKE * max(line.box[3] for line in sure)
     found = [line for line, sides in past.items() if sides and min(sides) > 0 and line.box[3] > alike]
     return found, [line for line in found if line.box[3] < LONG * usual]
+
+
+def _is_plus(page: Page, piece: Piece) -> bool:
+    """Tell a plus sign: two strokes alone that cross near its middle, lower than digits are here."""
+    x, y, w, h = piece.box
+    own, pen = page.labels[y : y + h, x : x + w] == piece.label, piece.area / (w + h)
+    row, column = int(own.sum(1).argmax()), int(own.sum(0).argmax())
+    if max(abs(row / h - 0.5), abs(column / w - 0.5)) > PLUS or pen > 2 * PLUS * min(w, h):
+        return False
+    rows, columns = np.nonzero(own)
+    on = np.minimum(abs(rows - row), abs(columns - column)) <= pen
+    return bool(on.mean() > 0.98 and h < 0.8 * photo.median_height(page.pieces))
 
 
 def _is_line(page: Page, piece: Piece) -> bool:

@@ -265,3 +265,13 @@ def test_digits_beyond_a_sharp_edge_are_not_lost_in_silence(classifier, shade):
     page[:90] = shade
     page = np.minimum(page, drawn((0, 160, 20, 55), (0, 194, 20, 55)))
     assert read(page, classifier).verdict == "unsure"
+
+
+@pytest.mark.parametrize("wide", [30, 44])
+@pytest.mark.parametrize("off", [-3, 0, 3])
+def test_a_plus_sign_is_no_digit(classifier, wide, off):
+    page = drawn((7, 60, 110, 80), (0, 200, 110, 80), (1, 280, 110, 80))
+    cv2.line(page, (150 - wide // 2, 150 + off), (150 + wide // 2, 150), 40, 6, cv2.LINE_AA)
+    cv2.line(page, (150 + off, 150 - wide // 2), (150, 150 + wide // 2), 40, 6, cv2.LINE_AA)
+    found = read(page, classifier)
+    assert (found.text, found.verdict) == ("701", "digit")
