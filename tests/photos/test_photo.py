@@ -137,7 +137,7 @@ def test_a_shadow_over_half_of_the_paper_is_no_table():
     page = page_with_a_seven()
     light = cv2.GaussianBlur(np.repeat([[1.0] * 130 + [0.45] * 70], 200, 0), (0, 0), 8)
     shaded = (page * light).astype(np.uint8)
-    assert photo.find_sheet(shaded, 3) is None
+    assert photo.find_sheet(shaded, 1) is None
 
 
 @pytest.mark.parametrize("shadow", [0, 70])
