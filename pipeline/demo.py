@@ -261,7 +261,7 @@ def look(content: bytes, classifier: Classifier, one: bool) -> dict[str, Any]:
         "milliseconds": round(1000 * taken),
         "size": picture.size,
         "upright": _embed(_small(picture.grey)),
-        "ink": _embed(_small(ink(picture))),
+        "ink": _embed(_small(ink(reading.seen(picture, found)))),
         "digits": [describe(digit) for digit in found.digits],
     }
 

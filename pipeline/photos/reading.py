@@ -65,11 +65,15 @@ class Digit:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture says: its digits in reading order, and a verdict on the whole with a reason in words."""
+    """What a picture says: its digits in reading order, and a verdict on the whole with a reason in words.
+
+    ``alone`` tells that a sheet of paper was read without the table beside it.
+    """
 
     digits: tuple[Digit, ...]
     verdict: Literal["digit", "unsure", "no digit", "unreadable"]
     reason: str
+    alone: bool = False
 
     @property
     def text(self) -> str:
@@ -118,10 +122,17 @@ def _choose(whole: Reading, parts: Iterator[Reading]) -> Reading:
         return whole
     low, high = (share * float(np.median([digit.box[3] for digit in sheet.digits])) for share in (LOST, LONG))
     is_beyond = any(digit.verdict == "digit" or low < digit.box[3] < high for digit in next(parts).digits)
+    sheet = replace(sheet, alone=True)
     if not is_beyond and all(any(_is_same(digit, other) for other in sheet.digits) for digit in sure):
         return sheet
     doubtful = replace(sheet, verdict="unsure", reason="digits may lie beyond the edge of the paper")
     return doubtful if len(surer) > len(sure) else whole
+
+
+def seen(picture: Picture, found: Reading) -> Picture:
+    """Return what was read of a picture: all of it, or the sheet without the table beside it."""
+    sheet = photo.find_sheet(picture.grey, 1) if found.alone else None
+    return picture if sheet is None else replace(picture, grey=photo.keep_part(picture.grey, sheet))
 
 
 def _is_same(digit: Digit, other: Digit) -> bool:

@@ -92,13 +92,17 @@ def is_right(read: Reading, label: str) -> bool:
 
 def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Image:
     """Draw the steps from the photograph to the answer: paper, lines, pieces, fields, and what the answer rests on."""
+    picture = reading.seen(picture, read)
     ink = photo.extract_ink(picture.grey)
     page = photo.segment_ink(ink, reading.SHARES[1:2])[0]
     peak = max(page.peak, 0.01)
     labels = np.where(np.isin(page.labels, [piece.label for piece in page.pieces]), page.labels, 0)
     lines = photo.ink_mask(ink, peak, photo.PALE[0]) & (labels == 0)
     steps = [
-        ("1  upright and grey", _draw_boxes(picture, (), STEP, STEP)),
+        (
+            "1  upright and grey, the sheet alone" if read.alone else "1  upright and grey",
+            _draw_boxes(picture, (), STEP, STEP),
+        ),
         (
             f"2  the paper divided away ({'white' if ink.white else 'dark'} ink)",
             _draw_strength(np.clip(ink.strength / peak, 0, 1)),
