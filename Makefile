@@ -36,7 +36,7 @@ repro: setup  ## run what changed, from MNIST to the photographs (the default)
 test: setup  ## the whole test suite
 	@python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## the tests that start nothing large: one or two minutes
+test-fast: setup  ## the tests that start nothing large: about two minutes
 	@python -m pytest -q -n 2 -m "not slow"
 
 check: setup  ## lint, format and types

@@ -46,7 +46,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     cache = getattr(config, "cache", None)  # `-p no:cacheprovider` has none
     minutes = cache.get(DURATION, None) if cache else None
     known = f"{minutes} minutes, as the last time" if minutes else "about a quarter of an hour on two cores"
-    return f"the whole suite takes {known}; `make test-fast` about a minute"
+    return f"the whole suite takes {known}; `make test-fast` about two"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
