@@ -164,8 +164,15 @@ class Params(Section):
 
 
 def parse(text: str) -> Any:
-    """Return what DVC reads of the same text: YAML 1.2, in which 010 is ten, 1e-4 a number, and a key stands once."""
-    return YAML(typ="safe").load(text)
+    """Return what DVC reads of the same text: YAML 1.2, in which 010 is ten, 1e-4 a number, and a key stands once.
+
+    Raise ``ValueError`` in one line where it is no YAML, or holds a value that nothing can be made of.
+    """
+    try:
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # also `!!bool foo`, [[[[...
+        reason = " ".join(str(error).partition("To suppress this check")[0].split())
+        raise ValueError(reason or type(error).__name__) from None
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -174,15 +181,8 @@ def load(path: Path = PARAMS) -> Params:
         content = parse(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: expected the parameters here; run from the project's folder") from None
-    except (
-        YAMLError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # the last: `!!int foo`, [[[...
-        reason = " ".join(str(error).partition("To suppress this check")[0].split())
-        raise UserError(f"{path}: not YAML: {reason or type(error).__name__}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `train:`, found {type(content).__name__}")
     params = check(Params, content, str(path))

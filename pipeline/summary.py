@@ -58,6 +58,8 @@ def explain_difference() -> str:
     """
     with contextlib.suppress(OSError, git.GitError, yaml.YAMLError, KeyError, TypeError, ValueError):
         lock, committed = Path("dvc.lock").read_text("utf-8"), git.run("show", "HEAD:./dvc.lock").stdout
+        if lock == committed:
+            return ""
         here, there = (yaml.safe_load(text)["stages"] for text in (lock, committed))
         stages = [name for name in here if name in there and _differ(here[name], there[name])]
         if not stages:

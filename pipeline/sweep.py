@@ -23,8 +23,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import yaml
 from filelock import FileLock, Timeout
-from ruamel.yaml.error import YAMLError
 
 from pipeline import config, console, files, provenance, tracking
 from pipeline.config import Params
@@ -317,7 +317,7 @@ def apply(setting: Setting) -> None:
     try:
         text = config.replaced(files.PARAMS.read_text("utf-8"), changes)
         params = config.check(Params, config.parse(text), str(files.PARAMS))
-    except (YAMLError, StopIteration):  # as an alias, a merged section or a fault made since the sweep began
+    except (yaml.YAMLError, ValueError, StopIteration):  # an alias, a merged section, or a fault made meanwhile
         raise UserError(f"{files.PARAMS}: expected plain values under `train`; use the command above") from None
     if params.train.model_copy(update={"threads": setting.train.threads}) != setting.train:
         raise UserError(f"{files.PARAMS} changed while the sweep ran; use the command above")

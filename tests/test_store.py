@@ -446,13 +446,19 @@ def test_what_cannot_be_read_is_not_taken_for_missing(local: Path) -> None:
     assert run.read("reports/metrics.json") == b"{}"
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 1000, b""])
-def test_a_file_that_is_no_store_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+def write_garbage(database: Path) -> None:
+    database.write_bytes(b"garbage" * 1000)
+
+
+def write_one_table(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE experiment_tags (key TEXT)")
+
+
+@pytest.mark.parametrize("write", [write_garbage, write_one_table])
+def test_a_file_that_is_no_store_is_named_with_what_to_do(tmp_path: Path, write: Callable[[Path], None]) -> None:
     database = tmp_path / "mlflow.db"
-    database.write_bytes(content)
-    with sqlite3.connect(database) if not content else contextlib.nullcontext() as half_made:
-        if half_made:
-            half_made.execute("CREATE TABLE experiment_tags (key TEXT)")
+    write(database)
     with pytest.raises(StoreError, match=re.escape(f"move {database} away; `python -m pipeline.doctor --fix` begins")):
         open_store(f"sqlite:///{database}")
 

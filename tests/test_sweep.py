@@ -353,6 +353,18 @@ def test_the_pictures_are_drawn_for_any_grid_and_always_alike(grid: dict[str, li
         assert draw() == picture
 
 
+@pytest.mark.parametrize("fault", ["train: [1", "train: {seed: 1, seed: 2, dropout: 0}"])
+def test_a_fault_made_while_the_sweep_ran_is_named_and_nothing_is_written(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(1, config.load().train, {"dropout": 0.3})
+    monkeypatch.chdir(tmp_path)
+    files.PARAMS.write_text(fault)
+    with pytest.raises(UserError, match="expected plain values under `train`; use the command above"):
+        sweep.apply(setting)
+    assert files.PARAMS.read_text("utf-8") == fault
+
+
 def test_the_winner_is_written_into_params_yaml_and_nothing_else_changes() -> None:
     text = (files.ROOT / "params.yaml").read_text("utf-8")
     changes = {
