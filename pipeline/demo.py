@@ -44,7 +44,7 @@ from pipeline import console, corrections, files, model_card
 from pipeline.console import UserError
 from pipeline.learning.classifier import Classifier
 from pipeline.photos import photo, reading
-from pipeline.photos.photo import Picture, UnreadableError
+from pipeline.photos.photo import UnreadableError
 from pipeline.photos.reading import Digit
 
 HOST = "127.0.0.1"  # an address that others could reach must be asked for
@@ -261,14 +261,14 @@ def look(content: bytes, classifier: Classifier, one: bool) -> dict[str, Any]:
         "milliseconds": round(1000 * taken),
         "size": picture.size,
         "upright": _embed(_small(picture.grey)),
-        "ink": _embed(_small(ink(reading.seen(picture, found)))),
+        "ink": _embed(_small(ink(picture.paper if found.seen is None else found.seen))),
         "digits": [describe(digit) for digit in found.digits],
     }
 
 
-def ink(picture: Picture) -> np.ndarray:
-    """Return the ink found in a picture, uint8 [h, w], dark on white."""
-    strength = photo.extract_ink(picture.grey).strength
+def ink(grey: np.ndarray) -> np.ndarray:
+    """Return the ink found in a picture uint8 [h, w], in its shape, dark on white."""
+    strength = photo.extract_ink(grey).strength
     return (255 - 255 * strength / max(float(strength.max()), 1e-6)).astype(np.uint8)
 
 

@@ -63,7 +63,7 @@ def fields_of(picture: Picture, digits: int) -> list[np.ndarray]:
     Of 71 photographs of several digits it finds as many as there are in 50 (the reader, which asks the network, in 58);
     of 358 of one digit in all. The network reads 47 of the 50 and 349 of the 358 as they are labelled.
     """
-    page = photo.segment_ink(photo.extract_ink(picture.grey), reading.SHARES[1:2])[0]
+    page = photo.segment_ink(photo.extract_ink(picture.paper), reading.SHARES[1:2])[0]
     if digits == 1:
         main = reading.main_piece(page)
         return [] if main is None else [field(page, reading.near_pieces(page, main, *reading.REACHES[0]))]

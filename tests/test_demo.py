@@ -364,7 +364,7 @@ def test_a_port_that_cannot_be_is_named() -> None:
 def test_ink_is_shown_dark_on_white_whatever_the_paper() -> None:
     dark = photo.open_picture(ONE)
     light = photo.open_picture(negative(ONE))
-    for shown in (demo.ink(dark), demo.ink(light)):
+    for shown in (demo.ink(dark.grey), demo.ink(light.grey)):
         assert shown[100, 103] < 64
         assert np.median(shown) > 192
 

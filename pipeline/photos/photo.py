@@ -6,6 +6,7 @@ import io
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +43,18 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A sheet of paper on a darker table that is seen on so many of its ``sides``.
+
+    ``mask`` and ``paper``, the picture without ink, are uint8 [h, w] of the size at which the paper is estimated.
+    """
+
+    mask: np.ndarray
+    sides: int
+    paper: np.ndarray
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture upright and grey: ``grey`` uint8 [h, w], ``factor`` own pixels a working pixel, ``size`` own (w, h).
 
@@ -52,6 +65,16 @@ class Picture:
     factor: float
     size: tuple[int, int]
     note: str = ""
+
+    @cached_property
+    def sheet(self) -> Sheet | None:
+        """The sheet of paper in the picture, where a darker table is seen beside it."""
+        return find_sheet(self.grey)
+
+    @cached_property
+    def paper(self) -> np.ndarray:
+        """What is to be read, uint8 [h, w]: the sheet alone where the table is seen on three sides or four."""
+        return keep_part(self.grey, self.sheet) if self.sheet and self.sheet.sides >= 3 else self.grey
 
 
 def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
@@ -261,8 +284,6 @@ class Ink:
 
 def extract_ink(grey: np.ndarray) -> Ink:
     """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
-    sheet = find_sheet(grey, 3)
-    grey = grey if sheet is None else keep_part(grey, sheet)
     ink = _divide_by_paper(grey)
     return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if _clarity(ink) < NOISY else ink
 
@@ -282,64 +303,58 @@ SMALL = 0.3  # of the picture: a light area that covers less is a sheet where it
 INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
 
-def keep_part(grey: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Return ``grey`` with more of its ``part``, a mask of the size at which the paper is estimated, all around it."""
-    small, smooth, disc = _smooth(grey)
-    inside, spread = (cv2.erode(part, disc, borderValue=1) > 0).astype(np.float32), 0.1 * max(small.shape)
-    near, paper = (cv2.GaussianBlur(each, (0, 0), spread) for each in (inside, inside * smooth))
-    more = np.where(near > 0.01, paper / np.maximum(near, 0.01), np.median(smooth[inside > 0]))
+def keep_part(grey: np.ndarray, sheet: Sheet, *, beyond: bool = False) -> np.ndarray:
+    """Return ``grey`` with more of the ``sheet``'s paper all around it, or of what lies ``beyond`` it in its place."""
+    shape = sheet.mask.shape
+    inside = cv2.erode(1 - sheet.mask if beyond else sheet.mask, _disc(shape), borderValue=1).astype(np.float32)
+    near, paper = (cv2.GaussianBlur(each, (0, 0), 0.1 * max(shape)) for each in (inside, inside * sheet.paper))
+    more = np.where(near > 0.01, paper / np.maximum(near, 0.01), np.median(sheet.paper[inside > 0]))
     on, beside = (cv2.resize(each.astype(np.float32), grey.shape[::-1]) for each in (inside, more))
     _, noise = _level_and_noise((grey - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 2.0))[on > 0.5])
     grain = np.random.default_rng(0).normal(0, noise, grey.shape)  # or the paper's noise would be underestimated
     return np.where(on > 0.5, grey, np.clip(beside + grain, 0, 255)).astype(np.uint8)
 
 
-def _smooth(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a small picture, the same without what is narrower than a disc, and the disc."""
-    small = _small(grey)
-    disc = _ellipse(max(3, round(0.06 * min(small.shape)) | 1))
-    return small, cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc), disc
+def _disc(shape: tuple[int, ...]) -> np.ndarray:
+    """Return a disc that is wider than strokes are in a small picture of this ``shape``."""
+    return _ellipse(max(3, round(0.06 * min(shape)) | 1))
 
 
-def find_sheet(grey: np.ndarray, sides: int) -> np.ndarray | None:
-    """Return the small mask of a sheet of paper that a darker table surrounds, on ``sides`` at least, or None.
+def find_sheet(grey: np.ndarray) -> Sheet | None:
+    """Return the sheet of paper that a darker table surrounds, or None.
 
     Where a lamp shines on the table, no level of light divides the two; then it is the edge all around the sheet.
     """
-    small, smooth, _ = _smooth(grey)
+    small = _small(grey)
+    disc = _disc(small.shape)
+    smooth = cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc)
     light, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    whole = _accept_sheet(small, smooth, bright, light, sides)
-    if whole is not None:
-        return whole
     within = np.zeros((small.shape[0] + 2, small.shape[1] + 2), np.uint8)
     _, _, _, lightest = cv2.minMaxLoc(cv2.GaussianBlur(smooth, (0, 0), 2.0))
     cv2.floodFill(smooth, within, lightest, 0, EDGE, EDGE, cv2.FLOODFILL_MASK_ONLY | 4)
-    return _accept_sheet(small, smooth, within[1:-1, 1:-1], light, sides)
+    found = [_accept_sheet(small, smooth, area, light) for area in (bright, within[1:-1, 1:-1])]
+    return max(filter(None, found), key=lambda sheet: sheet.sides, default=None)
 
 
-def _accept_sheet(
-    small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float, sides: int
-) -> np.ndarray | None:
-    """Return the mask of the sheet that the largest ``bright`` area is, ``light`` or lighter, or None."""
+def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float) -> Sheet | None:
+    """Return the sheet that the largest ``bright`` area is, ``light`` or lighter, or None."""
     outline = max(
         cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea, default=None
     )
     if outline is None or not _is_square(outline, min(small.shape)):
         return None
-    sheet = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
-    inside, outside = sheet > 0, sheet == 0
+    mask = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
+    inside, outside = mask > 0, mask == 0
     rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
-    edges = outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]
-    if sum(edge.mean() > 0.7 for edge in edges) < sides:
-        return None
+    sides = sum(edge.mean() > 0.7 for edge in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
     level = float(np.median(small[inside]))
-    edge = sheet > cv2.erode(sheet, np.ones((3, 3), np.uint8), borderValue=1)
-    if sides < 3 and level > SHARP * np.median(_slope(smooth.astype(np.float32))[edge]):
+    edge = mask > cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1)
+    if sides == 0 or (sides < 3 and level > SHARP * np.median(_slope(smooth.astype(np.float32))[edge])):
         return None  # a shadow beside the light
     if max(bright[outside].mean(), (small > 0.85 * level)[outside].mean()) > 0.1:
         return None  # more paper, beyond the border of a cell
     is_stroke = inside.mean() < SMALL and (small < 0.88 * smooth)[inside].mean() < INKED
-    return None if is_stroke or level < light else sheet
+    return None if is_stroke or level < light else Sheet(mask, sides, smooth)
 
 
 def _is_square(outline: np.ndarray, side: int) -> bool:

@@ -67,13 +67,13 @@ class Digit:
 class Reading:
     """What a picture says: its digits in reading order, and a verdict on the whole with a reason in words.
 
-    ``alone`` tells that a sheet of paper was read without the table beside it.
+    ``seen`` uint8 [h, w] is what was read of the picture: all of it, or a sheet of paper without the table beside it.
     """
 
     digits: tuple[Digit, ...]
     verdict: Literal["digit", "unsure", "no digit", "unreadable"]
     reason: str
-    alone: bool = False
+    seen: np.ndarray | None = None
 
     @property
     def text(self) -> str:
@@ -103,11 +103,10 @@ def read(picture: Picture, classifier: Classifier) -> Reading:
     Where the answer is not sure and an edge parts the picture, either part is also read alone: the lighter one may be
     a sheet that lies on a table.
     """
-    found = _read_all(picture, classifier)
-    sheet = photo.find_sheet(picture.grey, 1) if found.verdict != "digit" else None
-    if sheet is not None:
-        parts = (replace(picture, grey=photo.keep_part(picture.grey, part)) for part in (sheet, 1 - sheet))
-        found = _choose(found, (_read_all(part, classifier) for part in parts))
+    found, sheet = _read_all(picture, picture.paper, classifier), picture.sheet
+    if found.verdict != "digit" and sheet is not None and sheet.sides < 3:
+        parts = (photo.keep_part(picture.grey, sheet, beyond=beyond) for beyond in (False, True))
+        found = _choose(found, (_read_all(picture, part, classifier) for part in parts))
     return _with_note(picture, found)
 
 
@@ -122,17 +121,10 @@ def _choose(whole: Reading, parts: Iterator[Reading]) -> Reading:
         return whole
     low, high = (share * float(np.median([digit.box[3] for digit in sheet.digits])) for share in (LOST, LONG))
     is_beyond = any(digit.verdict == "digit" or low < digit.box[3] < high for digit in next(parts).digits)
-    sheet = replace(sheet, alone=True)
     if not is_beyond and all(any(_is_same(digit, other) for other in sheet.digits) for digit in sure):
         return sheet
     doubtful = replace(sheet, verdict="unsure", reason="digits may lie beyond the edge of the paper")
     return doubtful if len(surer) > len(sure) else whole
-
-
-def seen(picture: Picture, found: Reading) -> Picture:
-    """Return what was read of a picture: all of it, or the sheet without the table beside it."""
-    sheet = photo.find_sheet(picture.grey, 1) if found.alone else None
-    return picture if sheet is None else replace(picture, grey=photo.keep_part(picture.grey, sheet))
 
 
 def _is_same(digit: Digit, other: Digit) -> bool:
@@ -142,8 +134,9 @@ def _is_same(digit: Digit, other: Digit) -> bool:
     return near and digit.digit == other.digit
 
 
-def _read_all(picture: Picture, classifier: Classifier) -> Reading:
-    page = _remove_slivers(photo.segment_ink(photo.extract_ink(picture.grey), SHARES[1:2])[0])
+def _read_all(picture: Picture, grey: np.ndarray, classifier: Classifier) -> Reading:
+    """Read every digit of what is left in ``grey`` of a picture."""
+    page = _remove_slivers(photo.segment_ink(photo.extract_ink(grey), SHARES[1:2])[0])
     dividers, doubtful = _find_dividers(page)
     signs = {*dividers, *(piece for piece in page.pieces if _is_plus(page, piece))}
     page = replace(page, pieces=tuple(piece for piece in page.pieces if piece not in signs))
@@ -152,7 +145,7 @@ def _read_all(picture: Picture, classifier: Classifier) -> Reading:
     digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in read for group in groups]
     unread = [part for _, parts in read for part in parts]
     unread += {*page.pieces}.difference(*rows)
-    return _judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread))
+    return replace(_judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread)), seen=grey)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -160,13 +153,13 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
 
     Who asks for one digit knows that there is one: ink that is like none is an unsure answer here.
     """
-    pages = photo.segment_ink(photo.extract_ink(picture.grey), SHARES)
+    pages = photo.segment_ink(photo.extract_ink(picture.paper), SHARES)
     groups = [group for page in pages for group in _main_groups(page)]
-    if not groups:
-        return _with_note(picture, _judge(pages[1], []))
-    digit = _read_digit(picture, groups, classifier)
-    digit = replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit
-    return _with_note(picture, _judge(pages[1], [(groups[0], digit)]))
+    found = []
+    if groups:
+        digit = _read_digit(picture, groups, classifier)
+        found = [(groups[0], replace(digit, verdict="unsure") if digit.verdict == "no digit" else digit)]
+    return _with_note(picture, replace(_judge(pages[1], found), seen=picture.paper))
 
 
 def _is_high(page: Page, unread: list[Piece]) -> bool:

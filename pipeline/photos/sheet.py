@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -92,16 +92,16 @@ def is_right(read: Reading, label: str) -> bool:
 
 def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Image:
     """Draw the steps from the photograph to the answer: paper, lines, pieces, fields, and what the answer rests on."""
-    picture = reading.seen(picture, read)
-    ink = photo.extract_ink(picture.grey)
+    seen = picture if read.seen is None else replace(picture, grey=read.seen)
+    ink = photo.extract_ink(seen.grey)
     page = photo.segment_ink(ink, reading.SHARES[1:2])[0]
     peak = max(page.peak, 0.01)
     labels = np.where(np.isin(page.labels, [piece.label for piece in page.pieces]), page.labels, 0)
     lines = photo.ink_mask(ink, peak, photo.PALE[0]) & (labels == 0)
     steps = [
         (
-            "1  upright and grey, the sheet alone" if read.alone else "1  upright and grey",
-            _draw_boxes(picture, (), STEP, STEP),
+            "1  upright and grey" if seen.grey is picture.grey else "1  upright and grey, the sheet alone",
+            _draw_boxes(seen, (), STEP, STEP),
         ),
         (
             f"2  the paper divided away ({'white' if ink.white else 'dark'} ink)",
@@ -109,7 +109,7 @@ def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Im
         ),
         ("3  lines and pale marks taken out (red)", _draw_lines(page.strength, lines)),
         ("4  the pieces of ink", _draw_pieces(labels)),
-        (f"5  what is read: {read.text or read.verdict}", _draw_boxes(picture, read.digits, STEP, STEP)),
+        (f"5  what is read: {read.text or read.verdict}", _draw_boxes(seen, read.digits, STEP, STEP)),
     ]
     high = max(image.height for _, image in steps)
     digits = [_draw_evidence(digit, classifier) for digit in read.digits[:12]]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import files, preprocess
 from pipeline.photos import photo, reading
-from pipeline.photos.photo import UnreadableError
+from pipeline.photos.photo import Picture, UnreadableError
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def page_with_a_seven(height=200, width=200, dark=40, bright=220):
 
 def prepared(pixels):
     picture = photo.open_picture(encode(pixels))
-    [page] = photo.segment_ink(photo.extract_ink(picture.grey), reading.SHARES[-1:])
+    [page] = photo.segment_ink(photo.extract_ink(picture.paper), reading.SHARES[-1:])
     return photo.prepare_field(photo.crop_ink(page, [reading.main_piece(page)]))
 
 
@@ -137,7 +137,7 @@ def test_a_shadow_over_half_of_the_paper_is_no_table():
     page = page_with_a_seven()
     light = cv2.GaussianBlur(np.repeat([[1.0] * 130 + [0.45] * 70], 200, 0), (0, 0), 8)
     shaded = (page * light).astype(np.uint8)
-    assert photo.find_sheet(shaded, 1) is None
+    assert photo.find_sheet(shaded) is None
 
 
 @pytest.mark.parametrize("shadow", [0, 70])
@@ -149,7 +149,7 @@ def test_a_lamp_that_shines_on_the_table_does_not_hide_the_sheet(shadow):
     seen, covered = (cv2.warpPerspective(each, lens, (480, 360)) for each in (page_with_a_seven(), np.ones((200, 200))))
     seen = seen - shadow * np.exp(-((down - 260) ** 2) / (2 * 25**2))
     picture = np.where(covered > 0, seen, table).astype(np.uint8)
-    ink = photo.extract_ink(picture)
+    ink = photo.extract_ink(Picture(picture, 1.0, (480, 360)).paper)
     assert not ink.white
     assert not (photo.ink_mask(ink, photo.peak_darkness(ink), 0.5) & (covered == 0)).any()
 
@@ -158,7 +158,8 @@ def test_a_sheet_may_lie_there_in_perspective():
     ends = np.array([[90, 40], [210, 50], [270, 320], [30, 330]], np.float32)
     lens = cv2.getPerspectiveTransform(np.array([[0, 0], [200, 0], [200, 200], [0, 200]], np.float32), ends)
     seen, covered = (cv2.warpPerspective(each, lens, (300, 380)) for each in (page_with_a_seven(), np.ones((200, 200))))
-    assert not photo.extract_ink(np.where(covered > 0, seen, 60).astype(np.uint8)).white
+    picture = Picture(np.where(covered > 0, seen, 60).astype(np.uint8), 1.0, (300, 380))
+    assert not photo.extract_ink(picture.paper).white
 
 
 @pytest.mark.parametrize("stroke", ["bar", "ring"])
@@ -168,7 +169,7 @@ def test_white_ink_is_no_sheet_of_paper(stroke):
         page[10:190, 60:125] = 220
     else:
         cv2.rectangle(page, (30, 30), (170, 170), 220, 20)
-    assert photo.extract_ink(page).white
+    assert photo.extract_ink(Picture(page, 1.0, (200, 200)).paper).white
 
 
 def test_a_dot_in_a_zero_does_not_make_the_zero_a_frame():
