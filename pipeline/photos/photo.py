@@ -90,16 +90,12 @@ def open_picture(source: Path | bytes, longest: int = LONGEST) -> Picture:
         raise
     except Exception as error:  # noqa: BLE001  # Pillow's parsers let through what damaged bytes make Python raise
         raise UnreadableError(_reason(error)) from None
-    factor = max(size) / longest if max(size) > longest else 1.0
-    if factor > 1:
-        grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_AREA)
-    elif min(grey.shape) < SHORTEST:
-        factor = 1 / -(-SHORTEST // max(1, min(grey.shape)))
-        if max(size) / factor <= longest:
-            grey = cv2.resize(grey, _shape(size, factor), interpolation=cv2.INTER_CUBIC)
-        else:
-            factor = 1.0
-    return Picture(grey, factor, size, note)
+    enlarged = -(-SHORTEST // max(1, min(size)))
+    if max(size) > longest:
+        factor, smooth = max(size) / longest, cv2.INTER_AREA
+    else:
+        factor, smooth = 1 / enlarged if max(size) * enlarged <= longest else 1.0, cv2.INTER_CUBIC
+    return Picture(cv2.resize(grey, _shape(size, factor), interpolation=smooth), factor, size, note)
 
 
 def _reason(error: Exception) -> str:
@@ -128,14 +124,13 @@ NOT_PICTURES = {  # how files begin that are taken for pictures, in lower case, 
 def _decode(file: BinaryIO, longest: int) -> tuple[np.ndarray, tuple[int, int], str]:
     """Return the pixels uint8 [h, w], shrunk where that saves memory, the size (w, h) when upright, and a note."""
     with _open(file) as image:
-        note, orientation, size = _frames_note(image), _orientation(image), image.size
+        note, size = _frames_note(image), image.size
         image.draft("L" if image.mode == "L" else "RGB", (longest, longest))  # JPEG: decode at 1/2, 1/4 or 1/8
         _check_size(image, size)
         shrink = max(image.size) // (2 * longest)
         grey = _to_grey(image.reduce(shrink) if shrink > 1 and image.mode in ("L", "RGB") else image)
-    if orientation in TRANSPOSE:
-        grey = grey.transpose(TRANSPOSE[orientation])
-    return np.asarray(grey), size[::-1] if orientation >= 5 else size, note
+        orientation = _orientation(image)  # 1 where Pillow has turned the picture while decoding
+    return _turn(np.asarray(grey), orientation), size[::-1] if orientation >= 5 else size, note
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -222,24 +217,20 @@ def _check_size(image: Image.Image, size: tuple[int, int]) -> None:
         raise UnreadableError(f"{size[0]} x {size[1]}: more than {limit // 10**6} million pixels; {words}")
 
 
-TRANSPOSE = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
 def _orientation(image: Image.Image) -> int:
     """Return how the picture is to be turned, 1 where that cannot be read: its pixels may be well all the same."""
     try:
-        orientation = image.getexif().get(0x0112)
+        orientation = image.getexif().get(0x0112, 1)
     except Exception:  # noqa: BLE001  # as in open_picture
         return 1
-    return orientation if orientation in TRANSPOSE else 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels [h, w] as EXIF's ``orientation`` says: rows for columns, left for right, top for bottom."""
+    pixels = pixels.T if orientation >= 5 else pixels
+    pixels = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    return np.ascontiguousarray(pixels[::-1] if orientation in (3, 4, 7, 8) else pixels)
 
 
 def _frames_note(image: Image.Image) -> str:

@@ -199,8 +199,9 @@ def test_bare_textured_paper_has_no_pieces(deviation, blur):
     assert not photo.segment_ink(photo.extract_ink(paper), (0.25,))[0].pieces
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # the latter is turned by Pillow
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_its_exif_says(orientation):
+def test_a_picture_is_turned_as_its_exif_says(orientation, kind):
     turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM}
     turns |= {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
     turns |= {8: Image.Transpose.ROTATE_270}
@@ -210,7 +211,7 @@ def test_a_picture_is_turned_as_its_exif_says(orientation):
         stored = stored.transpose(turns[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = photo.open_picture(encode(stored, exif=exif))
+    picture = photo.open_picture(encode(stored, kind, exif=exif))
     assert picture.size == (200, 180)
     np.testing.assert_array_equal(picture.grey, page)
 
