@@ -389,37 +389,18 @@ def _median_stroke(strength: np.ndarray) -> float:
 
 
 def _is_ink_white(small: np.ndarray) -> bool:
-    """Tell white ink: what departs from the local median, which is paper, by more than grain is mostly brighter."""
+    """Tell white ink: what departs from the local median, which is paper, by more than grain is mostly brighter.
+
+    Each pixel counts by its slope: a lamp's glow or a shadow departs as far, and rises slowly to it.
+    """
     window = min(255, max(3, min(small.shape) // 2 | 1))
     half = window // 2
     wide = cv2.copyMakeBorder(small, half, half, half, half, cv2.BORDER_REFLECT_101)  # or a frame would be the paper
     off = small.astype(np.int32) - cv2.medianBlur(wide, window)[half:-half, half:-half]
     grain = 4 * round(1.4826 * float(np.median(np.abs(off))))
-    return _ink_mass(off, grain) > _ink_mass(-off, grain)
-
-
-STROKE = (0.1, 0.12)  # of the shorter side: a gap in a digit, and a stroke, are narrower
-RISE = 0.12  # of the shorter side, over which light rises: lamps 0.13 to 0.22; of 504 pictures 3 are misread at 0.10
-
-
-def _ink_mass(off: np.ndarray, grain: int) -> int:
-    """Return the sum of what is more than ``grain`` ``off`` the paper, without a lamp's glow or a shadow.
-
-    Those are wider than strokes, and rise slowly to their height. ``off`` is int32 [h, w].
-    """
-    side = min(off.shape)
-    ink = np.maximum(off - grain, 0)
-    gap, stroke = (np.ones((max(3, round(width * side) | 1),) * 2, np.uint8) for width in STROKE)
-    wide = cv2.morphologyEx(np.maximum(off, 0).astype(np.uint8), cv2.MORPH_CLOSE, gap)
-    wide = cv2.morphologyEx(wide, cv2.MORPH_OPEN, stroke)
-    smooth = cv2.GaussianBlur(wide.astype(np.float32), (0, 0), max(1.0, 0.01 * side))
-    slope = _slope(smooth)
-    count, labels = cv2.connectedComponents((wide > grain).astype(np.uint8), connectivity=8)
-    for label in range(1, count):
-        own = labels == label
-        if _edge_width(wide, slope, own) > RISE * side:
-            ink[own] = 0
-    return int(ink.sum())
+    slope = _slope(cv2.GaussianBlur(small.astype(np.float32), (0, 0), max(1.0, 0.01 * min(small.shape))))
+    white, dark = (float((np.maximum(each - grain, 0) * slope).sum()) for each in (off, -off))
+    return white > dark
 
 
 def _small(grey: np.ndarray) -> np.ndarray:
