@@ -26,12 +26,11 @@ from pipeline.photos import lines, photo, reading
 
 CONSTANTS: dict[ModuleType, tuple[str, ...]] = {
     photo: ("NOISY", "SMALL", "NARROW", "EDGE", "GAMMA", "CLEAR", "TALL", "BAR", "SIDE", "TICK", "SOFT", "INSIDE"),
-    lines: ("THICK", "COVER", "GAP", "BLANK", "EDGE", "LONE_BORDER", "APART", "OUTER", "BRIDGE"),
+    lines: ("THICK", "COVER", "BLANK", "EDGE", "APART", "OUTER", "BRIDGE"),
     reading: (
         "RIM",
         "FLAT",
         "UPRIGHT",
-        "ALIKE",
         "OUT",
         "WIDE",
         "LIKE",

@@ -276,20 +276,12 @@ class Ink:
 def extract_ink(grey: np.ndarray) -> Ink:
     """Divide the paper away, after smoothing a picture in whose noise the ink would drown."""
     ink = _divide_by_paper(grey)
-    return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if _clarity(ink) < NOISY else ink
-
-
-def _clarity(ink: Ink) -> float:
-    """Return how many times the noise of bare paper ink is dark."""
-    return peak_darkness(ink) / ink.noise if ink.noise > 0 else float("inf")
+    return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if peak_darkness(ink) < NOISY * ink.noise else ink
 
 
 NARROW = 0.3  # of the picture's shorter side: a sheet of paper on a table is wider,
 FILLED = 0.85  # and fills so much of its convex hull;
 EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
-# Pixels: the edge of paper on a table is no wider. That of 60 drawn and 5 photographed sheets is 6 at most, that of a
-# telephone's shadow 52.
-SHARP = 10
 SMALL = 0.3  # of the picture: a light area that covers less is a sheet where it holds ink,
 INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
@@ -329,9 +321,8 @@ def find_sheet(grey: np.ndarray) -> Sheet | None:
 
 def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, light: float) -> Sheet | None:
     """Return the sheet that the largest ``bright`` area is, ``light`` or lighter, or None."""
-    outline = max(
-        cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea, default=None
-    )
+    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = max(outlines, key=cv2.contourArea, default=None)
     if outline is None or not _is_square(outline, min(small.shape)):
         return None
     mask = cv2.fillConvexPoly(np.zeros_like(bright), cv2.convexHull(outline), 1)
@@ -339,13 +330,10 @@ def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, lig
     rim = round(0.05 * min(small.shape))  # a table is wider than the border of a cell
     sides = sum(edge.mean() > 0.7 for edge in (outside[rim], outside[-1 - rim], outside[:, rim], outside[:, -1 - rim]))
     level = float(np.median(small[inside]))
-    edge = mask > cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1)
-    if sides == 0 or (sides < 3 and level > SHARP * np.median(_slope(smooth.astype(np.float32))[edge])):
-        return None  # a shadow beside the light
-    if max(bright[outside].mean(), (small > 0.85 * level)[outside].mean()) > 0.1:
-        return None  # more paper, beyond the border of a cell
+    if sides == 0 or level < light or (small > 0.85 * level)[outside].mean() > 0.1:
+        return None  # the whole picture, a ring of white ink, or a cell with more paper beyond its border
     is_stroke = inside.mean() < SMALL and (small < 0.88 * smooth)[inside].mean() < INKED
-    return None if is_stroke or level < light else Sheet(mask, sides, smooth)
+    return None if is_stroke else Sheet(mask, sides, smooth)
 
 
 def _is_square(outline: np.ndarray, side: int) -> bool:
@@ -384,8 +372,7 @@ def _estimate_paper(dark: np.ndarray, width: float) -> np.ndarray:
 def _median_stroke(strength: np.ndarray) -> float:
     """Return the median width of strokes, horizontal or vertical, in ink that is not yet free of shadows."""
     mask = strength > max(FAINT, 0.5 * float(np.quantile(strength, 0.99)))
-    runs, across = find_runs(mask), find_runs(mask.T)
-    return min(weighted_median(runs, runs.length > 0), weighted_median(across, across.length > 0))
+    return min(weighted_median(runs.length, runs.length) for runs in (find_runs(mask), find_runs(mask.T)))
 
 
 def _is_ink_white(small: np.ndarray) -> bool:
@@ -426,10 +413,10 @@ def prepare_field(strength: np.ndarray) -> np.ndarray:
     LeCun et al. 1998, section III.A; the area filter and the rounding were measured on MNIST itself (design.md).
     """
     field = np.zeros((FIELD, FIELD), np.uint8)
-    rows, columns = np.flatnonzero(strength.any(1)), np.flatnonzero(strength.any(0))
-    if len(rows) == 0:
+    x, y, w, h = cv2.boundingRect((strength > 0).astype(np.uint8))
+    if w == 0:
         return field
-    ink = strength[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ink = strength[y : y + h, x : x + w]
     factor = BOX / max(ink.shape)
     shape = max(1, round(ink.shape[1] * factor)), max(1, round(ink.shape[0] * factor))
     ink = cv2.resize(ink, shape, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
@@ -462,10 +449,7 @@ def ink_mask(ink: Ink, peak: float, share: float) -> np.ndarray:
     low = max(FAINT, 3 * ink.noise, share * peak * 2 / 3)
     high = max(low, share * peak)
     _, labels = cv2.connectedComponents((ink.strength > low).astype(np.uint8), connectivity=8)
-    strong = np.zeros(labels.max() + 1, bool)
-    strong[np.unique(labels[ink.strength > high])] = True
-    strong[0] = False
-    return strong[labels]
+    return np.isin(labels, np.unique(labels[ink.strength > high]))
 
 
 PALE = (0.15, 0.25)  # of the ink's darkness: how dark a printed line may be
@@ -483,6 +467,12 @@ class Piece:
     area: int
     touches: bool
     component: int
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """The middle (x, y) of the box."""
+        x, y, w, h = self.box
+        return x + w / 2, y + h / 2
 
 
 @dataclass(frozen=True)
@@ -526,9 +516,7 @@ def _segment_mask(ink: Ink, lines: np.ndarray, mask: np.ndarray) -> Page:
         lines, kept = lines | drawn, remove_lines(kept, drawn)
         pieces, labels = _find_pieces(kept, mask & ~kept)
         framed = {*np.unique(labels[~apart])}  # what hung together with a frame: what is left of it, digits that met it
-        pieces = tuple(
-            piece for piece in pieces if not (piece.label in framed and _is_left_of_frame(piece, pieces, usual))
-        )
+        pieces = tuple(piece for piece in pieces if not (piece.label in framed and _is_around(piece, pieces, usual)))
         pieces = _remove_ticks(pieces, labels, drawn)
     pieces = _remove_sides(pieces, labels, lines)
     if shadows := _find_shadows(pieces, labels, ink.strength):
@@ -552,12 +540,11 @@ SIDE = 0.2
 TICK = 0.75  # of the usual height: what is lower, where it meets a drawn line, belongs to that line
 
 
-def _is_left_of_frame(piece: Piece, pieces: tuple[Piece, ...], usual: float) -> bool:
-    """Tell a side of a frame by its length, but not a digit that is higher than the other ``pieces`` and met it."""
+def _is_around(piece: Piece, pieces: tuple[Piece, ...], usual: float) -> bool:
+    """Tell a part of a frame: longer than a digit, and around the middles of two or more of the ``pieces``."""
     x, y, w, h = piece.box
-    middles = [(left + width / 2, top + height / 2) for left, top, width, height in (other.box for other in pieces)]
-    is_around = sum(x < across < x + w and y < down < y + h for across, down in middles) > 1
-    return max(w, h) > LONG * usual and (is_around or not (SIDE * h < w <= LONG * usual and h <= TALL * usual))
+    inside = [x < across < x + w and y < down < y + h for across, down in (other.middle for other in pieces)]
+    return max(w, h) > LONG * usual and sum(inside) > 1
 
 
 def _drawn_lines(pieces: tuple[Piece, ...], labels: np.ndarray, usual: float) -> np.ndarray:
@@ -618,19 +605,15 @@ def _find_shadows(pieces: tuple[Piece, ...], labels: np.ndarray, strength: np.nd
     for piece in pieces:
         x, y, w, h = piece.box
         place = slice(max(0, y - 1), y + h + 1), slice(max(0, x - 1), x + w + 1)
-        if max(w, h) >= LEAST:
-            widths[piece] = _edge_width(smooth[place], slope[place], labels[place] == piece.label)
+        own = labels[place] == piece.label
+        top = smooth[place][own].max()
+        half = (own & (smooth[place] > top / 2)).astype(np.uint8)
+        outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)
+        if max(w, h) >= LEAST and outline.any():
+            widths[piece] = top / max(1e-6, np.median(slope[place][outline]))
     whole = [width for piece, width in widths.items() if not piece.touches]  # of what is cut, the edge is not its own
     usual = float(np.median(whole)) if whole else float("inf")
     return [piece for piece, width in widths.items() if width > SOFT * usual]
-
-
-def _edge_width(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:
-    """Return how many pixels wide the edge of ``own`` is: its greatest ``height`` by the slope at half of that."""
-    top = float(height[own].max())
-    half = (own & (height > top / 2)).astype(np.uint8)
-    outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)
-    return top / max(1e-6, float(np.median(slope[outline]))) if outline.any() else 0.0
 
 
 SPARSE = 0.25  # of its box that a piece of ink fills: most digits do, a grid of lines does not
@@ -647,9 +630,7 @@ def median_height(pieces: tuple[Piece, ...]) -> float:
     areas = np.array([piece.area for piece in pieces])
     weights = areas * np.array([0.3 if piece.touches else 1.0 for piece in pieces])
     weights *= np.minimum(1, heights / widths) * np.minimum(1, areas / (SPARSE * heights * widths))
-    order = np.argsort(heights, kind="stable")
-    total = np.cumsum(weights[order])
-    return float(heights[order][np.searchsorted(total, total[-1] / 2)])
+    return weighted_median(heights, weights)
 
 
 def _dilate(mask: np.ndarray) -> np.ndarray:
@@ -674,15 +655,12 @@ MANY = 250  # pieces of ink: a page of so many digits is full; of more, the larg
 
 
 def _find_pieces(mask: np.ndarray, lines: np.ndarray) -> tuple[tuple[Piece, ...], np.ndarray]:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     edge = cv2.dilate(lines.astype(np.uint8), np.ones((5, 5), np.uint8))
-    edge[[0, -1]] = 1
-    edge[:, [0, -1]] = 1
-    meets = np.zeros(count, bool)
-    meets[np.unique(labels[edge > 0])] = True
-    pieces = (
-        Piece(label, _box(stats[label]), int(stats[label, 4]), bool(meets[label]), label) for label in range(1, count)
-    )
+    edge[[0, -1]] = edge[:, [0, -1]] = 1
+    touching = {*np.unique(labels[edge > 0]).tolist()}
+    boxes = enumerate(stats[1:].tolist(), 1)
+    pieces = (Piece(label, (x, y, w, h), area, label in touching, label) for label, (x, y, w, h, area) in boxes)
     largest = sorted(pieces, key=lambda piece: -max(piece.box[2:]))[:MANY]
     return tuple(sorted(largest, key=lambda piece: piece.label)), labels
 
@@ -699,14 +677,10 @@ def _remove_frames(pieces: tuple[Piece, ...], labels: np.ndarray) -> tuple[Piece
         if h < LEAST or y == 0:
             continue
         enclosed = paper[y - 1, x + int(np.argmax(labels[y, x : x + w] == piece.label))]
-        px, py, pw, ph = _box(stats[enclosed])
+        px, py, pw, ph, _ = stats[enclosed]
         if px > 0 and py > 0 and px + pw < labels.shape[1] and py + ph < labels.shape[0] and h >= INSIDE * ph:
             frames.add(int(labels[py - 1, px + int(np.argmax(paper[py, px : px + pw] == enclosed))]))
     return tuple(piece for piece in pieces if piece.label not in frames)
-
-
-def _box(stats: np.ndarray) -> Box:
-    return int(stats[0]), int(stats[1]), int(stats[2]), int(stats[3])
 
 
 def bounding_box(boxes: list[Box]) -> Box:

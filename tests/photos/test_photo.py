@@ -99,9 +99,10 @@ def test_ruled_lines_and_a_frame_are_found_and_the_digit_is_kept():
     assert off.mean() < 10
 
 
-def test_a_lone_upright_stroke_is_a_digit_and_no_line():
+@pytest.mark.parametrize("thick", [4, 8])
+def test_a_lone_upright_stroke_is_a_digit_and_no_line(thick):
     page = np.full((120, 60), 230, np.uint8)
-    page[2:118, 26:34] = 30
+    page[2:118, 26 : 26 + thick] = 30
     assert prepared(page).any()
 
 
@@ -131,13 +132,6 @@ def test_the_table_under_a_sheet_of_paper_changes_nothing(dark, wood):
     alone = page_with_a_seven()
     turned = cv2.warpAffine(alone, cv2.getRotationMatrix2D((100, 100), 4, 1), (200, 200), borderValue=220)
     assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, dark, wood))).mean() < 5
-
-
-def test_a_shadow_over_half_of_the_paper_is_no_table():
-    page = page_with_a_seven()
-    light = cv2.GaussianBlur(np.repeat([[1.0] * 130 + [0.45] * 70], 200, 0), (0, 0), 8)
-    shaded = (page * light).astype(np.uint8)
-    assert photo.find_sheet(shaded) is None
 
 
 @pytest.mark.parametrize("shadow", [0, 70])

@@ -267,6 +267,13 @@ def test_digits_beyond_a_sharp_edge_are_not_lost_in_silence(classifier, shade):
     assert read(page, classifier).verdict == "unsure"
 
 
+@pytest.mark.parametrize("soft", [1, 8, 20])
+def test_digits_in_a_shadow_over_half_of_the_paper_are_read(classifier, soft):
+    page = drawn((7, 60, 100, 80), (0, 150, 100, 80), (7, 290, 100, 80))
+    light = cv2.GaussianBlur(np.repeat([[1.0] * 260 + [0.45] * 140], 300, 0), (0, 0), soft)
+    assert read((page * light).astype(np.uint8), classifier).text == "707"
+
+
 @pytest.mark.parametrize("wide", [30, 44])
 @pytest.mark.parametrize("off", [-3, 0, 3])
 def test_a_plus_sign_is_no_digit(classifier, wide, off):
@@ -278,7 +285,7 @@ def test_a_plus_sign_is_no_digit(classifier, wide, off):
 
 
 def test_a_sheet_that_was_read_alone_is_shown_without_the_table(classifier):
-    page = on_the_edge_of(drawn((7, 60, 100, 80), (0, 150, 100, 80), (7, 240, 100, 80)), "left and below", 60, 40)
+    page = on_the_edge_of(drawn((7, 60, 100, 80), (0, 150, 100, 80), (7, 240, 100, 80)), "left and below", 60, 300)
     picture = Picture(page, 1.0, page.shape[::-1])
     found = reading.read(picture, classifier)
     assert picture.grey[-20:].max() < 120
