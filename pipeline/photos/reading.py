@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from pipeline.learning.classifier import DIGITS, FLOOR, Classifier, Verdict, evidence, is_torn, softmax
@@ -24,7 +25,6 @@ FLAT = 0.3  # nor as flat as this, of the height of the digits that are not cut 
 # misread and sure; with 0.25 for both 12 are, and 4 of 285 photographed strings that are right are not unsure (five
 # trainings). With 0.5 for both 19 dates are read, not 16, and a one that leans is lost.
 UPRIGHT, LEANING = 0.25, 0.5
-ALIKE = 0.8  # the lower of two lines, of the higher one
 # How far a line leads past the digits at each end, of its height. Of 120 rendered strings of ones beside smaller zeros
 # 0 lose a one with 0.08, 2 with 0.05 and 12 with 0; of 60 with lines between digits 38, 40 and 41 lose every line.
 OUT = 0.08
@@ -145,7 +145,9 @@ def _read_all(picture: Picture, grey: np.ndarray, classifier: Classifier) -> Rea
     digits = [(group, _read_digit(picture, [group], classifier)) for groups, _ in read for group in groups]
     unread = [part for _, parts in read for part in parts]
     unread += {*page.pieces}.difference(*rows)
-    return replace(_judge(page, digits, is_lost=bool(doubtful) or _is_high(page, unread)), seen=grey)
+    high = LOST * photo.median_height(page.pieces)
+    is_lost = bool(doubtful) or _is_full(page, high) or any(piece.box[3] > high for piece in unread)
+    return replace(_judge(page, digits, is_lost=is_lost), seen=grey)
 
 
 def read_one(picture: Picture, classifier: Classifier) -> Reading:
@@ -154,7 +156,8 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     Who asks for one digit knows that there is one: ink that is like none is an unsure answer here.
     """
     pages = photo.segment_ink(photo.extract_ink(picture.paper), SHARES)
-    groups = [group for page in pages for group in _main_groups(page)]
+    mains = [(page, main) for page in pages if (main := main_piece(page)) is not None]
+    groups = [_make_group(page, near_pieces(page, main, *reach)) for page, main in mains for reach in REACHES]
     found = []
     if groups:
         digit = _read_digit(picture, groups, classifier)
@@ -162,11 +165,9 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     return _with_note(picture, replace(_judge(pages[1], found), seen=picture.paper))
 
 
-def _is_high(page: Page, unread: list[Piece]) -> bool:
-    """Tell whether ink as high as digits are here is among the ``unread`` pieces, or was not looked at."""
-    high = LOST * photo.median_height(page.pieces)
-    is_full = page.labels.max() > photo.MANY and min((max(piece.box[2:]) for piece in page.pieces), default=0) > high
-    return is_full or any(piece.box[3] > high for piece in unread)
+def _is_full(page: Page, high: float) -> bool:
+    """Tell whether a page has more pieces of ink than are looked at, and all of these are larger than ``high``."""
+    return bool(page.labels.max() > photo.MANY) and all(max(piece.box[2:]) > high for piece in page.pieces)
 
 
 def _with_note(picture: Picture, found: Reading) -> Reading:
@@ -195,8 +196,8 @@ def _is_sliver(page: Page, piece: Piece, flat: float) -> bool:
 def _find_dividers(page: Page) -> tuple[list[Piece], list[Piece]]:
     """Return the lines that stand out above and below the digits beside them, and those lines that might be ones.
 
-    They are one upright line between digits, or several, as in a date. Where there are such, others equally high need
-    only be as high as what is beside them.
+    They are one upright line between digits, or several, as in a date. Where there are such, others need only be as
+    high as what is beside them.
     """
     lines = [piece for piece in page.pieces if _is_line(page, piece)]
     usual = photo.median_height(tuple(piece for piece in page.pieces if piece not in lines))
@@ -207,8 +208,7 @@ def _find_dividers(page: Page) -> tuple[list[Piece], list[Piece]]:
     between = [line for line in sure if len(past[line]) == 2]
     if len(sure) < 2 and not any(line.box[2] <= UPRIGHT * line.box[3] for line in between):
         return [], between
-    alike = ALIKE * max(line.box[3] for line in sure)
-    found = [line for line, sides in past.items() if sides and min(sides) > 0 and line.box[3] > alike]
+    found = [line for line, sides in past.items() if sides and min(sides) > 0]
     return found, [line for line in found if line.box[3] < LONG * usual]
 
 
@@ -240,10 +240,11 @@ def _off_line(page: Page, piece: Piece) -> float:
 
 def _stands_out(line: Piece, digits: list[Piece]) -> list[float]:
     """Return how far a line leads past the next of the ``digits`` on each side that has one, of the line's height."""
-    x, y, w, h = line.box
+    _, y, _, h = line.box
     beside = [
-        (left + width / 2 - x - w / 2, min(top - y, y + h - top - height) / h)
-        for left, top, width, height in (digit.box for digit in digits if _overlap_vertically(line, digit))
+        (digit.middle[0] - line.middle[0], min(digit.box[1] - y, y + h - digit.box[1] - digit.box[3]) / h)
+        for digit in digits
+        if _overlap_vertically(line, digit)
     ]
     next_left = max((each for each in beside if each[0] < 0), default=None)
     next_right = min((each for each in beside if each[0] > 0), default=None)
@@ -300,26 +301,16 @@ def _make_group(page: Page, pieces: list[Piece]) -> Group:
     return Group(box, field, any(piece.touches for piece in pieces), frozenset(piece.component for piece in pieces))
 
 
-def _main_groups(page: Page) -> Iterator[Group]:
-    main = main_piece(page)
-    if main is not None:
-        for reach, least in REACHES:
-            yield _make_group(page, near_pieces(page, main, reach, least))
-
-
 def main_piece(page: Page) -> Piece | None:
-    """Return the piece that the picture is about: large, central, and not a sliver at the edge."""
+    """Return the piece that the picture is about: large, central, and not cut by the edge."""
     height, width = page.labels.shape
-    best, most = None, 0.0
-    for piece in page.pieces:
-        x, y, w, h = piece.box
-        away = np.hypot((x + w / 2) / width - 0.5, (y + h / 2) / height - 0.5) / 0.7071
-        weight = np.sqrt(max(w, h) * np.sqrt(piece.area)) * (1 - 0.8 * away)
-        if piece.touches:
-            weight *= 0.2 if min(w / width, h / height) < 0.15 and away > 0.5 else 0.7
-        if weight > most:
-            best, most = piece, float(weight)
-    return best
+
+    def weight(piece: Piece) -> float:
+        away = float(np.hypot(piece.middle[0] / width - 0.5, piece.middle[1] / height - 0.5)) / 0.7071
+        size = float(np.sqrt(max(piece.box[2:]) * np.sqrt(piece.area)))
+        return size * (1 - 0.8 * away) * (0.7 if piece.touches else 1.0)
+
+    return max(page.pieces, key=weight, default=None)
 
 
 def near_pieces(page: Page, main: Piece, reach: float, least: float) -> list[Piece]:
@@ -345,30 +336,31 @@ def find_rows(page: Page) -> list[list[Piece]]:
     large = [piece for piece in high if not _is_comma(piece, high, usual)]
     small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece)]
     tilt = _estimate_tilt(large, usual)
+    down = {piece: piece.middle[1] - tilt * piece.middle[0] for piece in page.pieces}
     rows: list[list[Piece]] = []
-    for piece in sorted(large, key=lambda piece: _row_position(piece, tilt)):
-        middle = np.mean([_row_position(other, tilt) for other in rows[-1]]) if rows else -np.inf
-        if _row_position(piece, tilt) - middle < 0.6 * usual:
+    for piece in sorted(large, key=down.__getitem__):
+        if rows and down[piece] - np.mean([down[other] for other in rows[-1]]) < 0.6 * usual:
             rows[-1].append(piece)
         else:
             rows.append([piece])
-    centres = [float(np.mean([_row_position(piece, tilt) for piece in row])) for row in rows]
-    for piece in small if centres else []:
-        nearest = int(np.argmin([abs(_row_position(piece, tilt) - centre) for centre in centres]))
-        if max(piece.box[2:]) > 0.12 * usual and abs(_row_position(piece, tilt) - centres[nearest]) < 0.75 * usual:
+    centres = np.array([np.mean([down[piece] for piece in row]) for row in rows])
+    for piece in small if rows else []:
+        nearest = int(np.abs(centres - down[piece]).argmin())
+        if max(piece.box[2:]) > 0.12 * usual and abs(centres[nearest] - down[piece]) < 0.75 * usual:
             rows[nearest].append(piece)
-    return [sorted(row, key=lambda piece: piece.box[0] + piece.box[2] / 2) for row in rows]
+    return [sorted(row, key=lambda piece: piece.middle[0]) for row in rows]
 
 
 def _is_comma(piece: Piece, pieces: list[Piece], usual: float) -> bool:
     """Tell a large comma: narrow, and it begins below the middle of the pieces beside it, not below their feet."""
     x, y, w, h = piece.box
-    beside = sorted(
-        (left + width / 2, top + height / 2)
-        for left, top, width, height in (other.box for other in pieces if w < NARROW * h)
-        if top < y < top + height and max(left - x - w, x - left - width) < BESIDE * usual
-    )
-    return bool(beside) and y > float(np.interp(x + w / 2, *np.transpose(beside)))
+
+    def is_beside(other: Piece) -> bool:
+        left, top, width, height = other.box
+        return top < y < top + height and max(left - x - w, x - left - width) < BESIDE * usual
+
+    middles = sorted(other.middle for other in pieces if w < NARROW * h and is_beside(other))
+    return bool(middles) and y > float(np.interp(piece.middle[0], *np.transpose(middles)))
 
 
 def _is_cut_by_edge(page: Page, piece: Piece) -> bool:
@@ -382,20 +374,15 @@ def _is_large(page: Page, piece: Piece, usual: float) -> bool:
     return piece.box[3] >= (0.8 if _is_cut_by_edge(page, piece) else 0.5) * usual
 
 
-def _row_position(piece: Piece, tilt: float) -> float:
-    x, y, w, h = piece.box
-    return y + h / 2 - tilt * (x + w / 2)
-
-
 def _estimate_tilt(pieces: list[Piece], usual: float) -> float:
     """Return the median slope from each piece to its next one on the right, 0 where there are few."""
     slopes = []
     for piece in pieces:
-        x, y, w, h = piece.box
-        right = [other for other in pieces if 0 < other.box[0] - x < 4 * usual and _overlap_vertically(piece, other)]
-        if right:
-            ox, oy, ow, oh = min(right, key=lambda other: other.box[0]).box
-            slopes.append((oy + oh / 2 - y - h / 2) / max(1.0, ox + ow / 2 - x - w / 2))
+        right = [each for each in pieces if 0 < each.box[0] - piece.box[0] < 4 * usual]
+        beside = [each for each in right if _overlap_vertically(piece, each)]
+        if beside:
+            across, down = np.subtract(min(beside, key=lambda each: each.box[0]).middle, piece.middle)
+            slopes.append(down / max(1.0, across))
     return float(np.clip(np.median(slopes), -0.25, 0.25)) if len(slopes) >= 3 else 0.0
 
 
@@ -456,16 +443,16 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> tuple[
     unlike = np.maximum(0, LIKE - evidence(probabilities) / max(classifier.calibration.certain, 1e-6))
     # the root: to be a little unsure is already suspicious, digits alone never are
     confidence = -np.sqrt(doubt) - UNLIKE * unlike
-    best, choice = [0.0] + [-np.inf] * len(parts), [-1] * (len(parts) + 1)
+    best: list[tuple[float, list[int]]] = [(0.0, []), *((-np.inf, []) for _ in parts)]  # a score, and the groups read
     for index in np.argsort([end for _, end in spans], kind="stable"):
         start, end = spans[index]
+        score, read = best[start]
         price = _size_cost(groups[index], usual) + _join_cost(parts[start:end], usual) + costs[end]
-        score = best[start] + confidence[index] - price
-        if score > best[end] and not all(marks[start:end]):
-            best[end], choice[end] = score, int(index)
-        if end == start + 1 and best[start] - losses[start] > best[end]:
-            best[end], choice[end] = best[start] - losses[start], -1
-    read = _trace_back(choice, spans)
+        if score + confidence[index] - price > best[end][0] and not all(marks[start:end]):
+            best[end] = score + confidence[index] - price, [*read, int(index)]
+        if end == start + 1 and score - losses[start] > best[end][0]:
+            best[end] = score - losses[start], read
+    _, read = best[-1]
     unread = {*range(len(parts))}.difference(*(range(*spans[index]) for index in read))
     return [groups[index] for index in read], [parts[index] for index in unread if losses[index] > 0]
 
@@ -473,11 +460,10 @@ def _segment_row(page: Page, row: list[Piece], classifier: Classifier) -> tuple[
 def _middle_line(row: list[Piece], parts: list[Piece], usual: float) -> np.ndarray:
     """Return where the middle of the row's digits lies at each part: float [n], NaN where there are no digits."""
     high = [piece for piece in row if 0.7 * usual < piece.box[3] < 1.5 * usual]
-    boxes = [piece.box for piece in high if not _is_comma(piece, high, usual)]
-    if not boxes:
+    middles = sorted(piece.middle for piece in high if not _is_comma(piece, high, usual))
+    if not middles:
         return np.full(len(parts), np.nan)
-    x, y, w, h = np.array(sorted(boxes, key=lambda box: 2 * box[0] + box[2])).T
-    return np.interp([part.box[0] + part.box[2] / 2 for part in parts], x + w / 2, y + h / 2)
+    return np.interp([part.middle[0] for part in parts], *np.transpose(middles))
 
 
 def _is_mark(page: Page, part: Piece, middle: float, usual: float) -> bool:
@@ -485,15 +471,6 @@ def _is_mark(page: Page, part: Piece, middle: float, usual: float) -> bool:
     _, y, _, h = part.box
     is_off = y > middle + MARK * usual or y + h < middle - MARK * usual
     return bool(is_off and (h <= LOST * usual or _off_line(page, part) <= UPRIGHT * h))
-
-
-def _trace_back(choice: list[int], spans: list[tuple[int, int]]) -> list[int]:
-    found, end = [], len(choice) - 1
-    while end > 0:
-        if choice[end] >= 0:
-            found.append(choice[end])
-        end = spans[choice[end]][0] if choice[end] >= 0 else end - 1
-    return found[::-1]
 
 
 def _size_cost(group: Group, usual: float) -> float:
@@ -504,12 +481,14 @@ def _size_cost(group: Group, usual: float) -> float:
 
 def _join_cost(parts: list[Piece], usual: float) -> float:
     """Return what it costs to read parts of different components as one digit: most digits are in one piece."""
-    cost, right = 0.0, -np.inf
-    for part, after in itertools.pairwise(parts):
-        right = max(right, part.box[0] + part.box[2])
-        if part.component != after.component:
-            cost += JOIN + JOIN_GAP * max(0.0, after.box[0] - right) / usual
-    return cost
+    joined = [part.component != after.component for part, after in itertools.pairwise(parts)]
+    return float((JOIN + JOIN_GAP * _gaps(parts) / usual)[joined].sum())
+
+
+def _gaps(parts: list[Piece]) -> np.ndarray:
+    """Return how far each of the ``parts`` but the first begins to the right of all before it: float [n - 1]."""
+    left, right = np.transpose([(part.box[0], part.box[0] + part.box[2]) for part in parts])
+    return np.maximum(0.0, left[1:] - np.maximum.accumulate(right)[:-1])
 
 
 def _skip_cost(piece: Piece, usual: float, *, is_mark: bool) -> float:
@@ -522,13 +501,8 @@ def _skip_cost(piece: Piece, usual: float, *, is_mark: bool) -> float:
 
 def _may_join(pieces: list[Piece], usual: float, page: Page) -> bool:
     _, _, w, h = photo.bounding_box([piece.box for piece in pieces])
-    if w > 1.5 * usual or h > 1.7 * usual:
-        return False
-    gaps = [
-        max(0, right.box[0] - max(piece.box[0] + piece.box[2] for piece in pieces[: index + 1]))
-        for index, right in enumerate(pieces[1:])
-    ]
-    return max(gaps) <= max(0.25 * usual, 1.5 * page.stroke)
+    is_near = _gaps(pieces).max() <= max(0.25 * usual, 1.5 * page.stroke)
+    return bool(w <= 1.5 * usual and h <= 1.7 * usual and is_near)
 
 
 def _split_row(
@@ -541,18 +515,12 @@ def _split_row(
     fields = np.stack([_make_group(page, [piece]).field for piece in row])
     confidence = classifier.probabilities(fields).max(1)
     is_full = sum(min(TOUCHING, piece.box[2] / usual) for piece in page.pieces) > photo.MANY
-    labels, parts, costs = page.labels, [], [0.0]
+    labels, parts, costs = page.labels.copy(), [], [0.0]
     for piece, sure in zip(row, confidence, strict=True):
         x, y, w, h = piece.box
         may_be_two = h >= LOW * usual and (w >= WIDE * usual or (sure <= 0.8 and w >= 0.35 * usual)) and not is_full
         cuts = _find_cuts(labels[y : y + h, x : x + w] == piece.label, usual, page.stroke) if may_be_two else []
-        if not cuts:
-            parts.append(piece)
-            costs.append(0.0)
-            continue
-        if labels is page.labels:
-            labels = labels.copy()
-        split = _split_piece(labels, piece, cuts)
+        split = _split_piece(labels, piece, cuts) if cuts else [piece]
         parts.extend(split)
         costs.extend(CUT + CUT_STROKE * cut.crossed for cut in cuts[: len(split) - 1])
         costs.append(0.0)
@@ -630,16 +598,13 @@ def _split_piece(labels: np.ndarray, piece: Piece, cuts: list[Cut]) -> list[Piec
     x, y, w, h = piece.box
     place = labels[y : y + h, x : x + w]
     own = place == piece.label
-    part = np.zeros((h, w), np.int32)
-    for cut in cuts:
-        part += np.arange(w) >= cut.path[:, None]
+    part = np.sum([np.arange(w) >= cut.path[:, None] for cut in cuts], axis=0)
     first, parts = int(labels.max()) + 1, []
     for number in range(len(cuts) + 1):
         mask = own & (part == number)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if len(rows) == 0:
-            continue
-        place[mask] = first + number
-        box = (x + int(columns[0]), y + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-        parts.append(Piece(first + number, box, int(mask.sum()), piece.touches, piece.component))
+        left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        if width > 0:
+            place[mask] = first + number
+            box = x + left, y + top, width, height
+            parts.append(Piece(first + number, box, int(mask.sum()), piece.touches, piece.component))
     return parts
