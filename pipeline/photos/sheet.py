@@ -61,7 +61,8 @@ def _card(card: Card) -> Image.Image:
     y = PHOTO_HEIGHT + FIELD + 12
     answer = card.reading.text or card.reading.verdict
     draw.text((8, y), _shorten(answer, 12), COLOURS[card.reading.verdict], _font(22))
-    draw.text((tile.width - 8, y + 6), _judgement(card), _judgement_colour(card), _font(13), anchor="ra")
+    words, colour = _judgement(card)
+    draw.text((tile.width - 8, y + 6), words, colour, _font(13), anchor="ra")
     draw.text((8, y + 27), _shorten(_remark(card.reading), 38), FAINT_TEXT, _font(11))
     draw.text((8, y + 41), _shorten(card.file, 38), FAINT_TEXT, _font(11))
     return tile
@@ -73,16 +74,12 @@ def _remark(read: Reading) -> str:
     return "least probability " + f"{min(digit.probability for digit in read.digits):.3f}"
 
 
-def _judgement(card: Card) -> str:
+def _judgement(card: Card) -> tuple[str, tuple[int, int, int]]:
     if card.label is None:
-        return "not scored"
-    return "right" if is_right(card.reading, card.label) else f"is {card.label or 'no digit'}"
-
-
-def _judgement_colour(card: Card) -> tuple[int, int, int]:
-    if card.label is None:
-        return FAINT_TEXT
-    return COLOURS["digit"] if is_right(card.reading, card.label) else WRONG
+        return "not scored", FAINT_TEXT
+    return (
+        ("right", COLOURS["digit"]) if is_right(card.reading, card.label) else (f"is {card.label or 'no digit'}", WRONG)
+    )
 
 
 def is_right(read: Reading, label: str) -> bool:
@@ -105,9 +102,9 @@ def explain(picture: Picture, read: Reading, classifier: Classifier) -> Image.Im
         ),
         (
             f"2  the paper divided away ({'white' if ink.white else 'dark'} ink)",
-            _draw_strength(np.clip(ink.strength / peak, 0, 1)),
+            _draw_strength(np.clip(ink.strength / peak, 0, 1), np.zeros_like(lines)),
         ),
-        ("3  lines and pale marks taken out (red)", _draw_lines(page.strength, lines)),
+        ("3  lines and pale marks taken out (red)", _draw_strength(page.strength, lines)),
         ("4  the pieces of ink", _draw_pieces(labels)),
         (f"5  what is read: {read.text or read.verdict}", _draw_boxes(seen, read.digits, STEP, STEP)),
     ]
@@ -195,11 +192,7 @@ def _draw_occlusion(field: np.ndarray, fall: np.ndarray) -> Image.Image:
     return Image.fromarray(rgb.astype(np.uint8)).resize((112, 112), Image.Resampling.NEAREST)
 
 
-def _draw_strength(strength: np.ndarray) -> Image.Image:
-    return _resize_step(np.repeat((255 * strength).astype(np.uint8)[..., None], 3, -1))
-
-
-def _draw_lines(strength: np.ndarray, lines: np.ndarray) -> Image.Image:
+def _draw_strength(strength: np.ndarray, lines: np.ndarray) -> Image.Image:
     rgb = np.repeat((255 * strength).astype(np.uint8)[..., None], 3, -1)
     rgb[lines] = (200, 60, 60)
     return _resize_step(rgb)
