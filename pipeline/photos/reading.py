@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -121,17 +122,10 @@ def _choose(whole: Reading, parts: Iterator[Reading]) -> Reading:
         return whole
     low, high = (share * float(np.median([digit.box[3] for digit in sheet.digits])) for share in (LOST, LONG))
     is_beyond = any(digit.verdict == "digit" or low < digit.box[3] < high for digit in next(parts).digits)
-    if not is_beyond and all(any(_is_same(digit, other) for other in sheet.digits) for digit in sure):
+    if not is_beyond and Counter(digit.digit for digit in sure) <= Counter(digit.digit for digit in sheet.digits):
         return sheet
     doubtful = replace(sheet, verdict="unsure", reason="digits may lie beyond the edge of the paper")
     return doubtful if len(surer) > len(sure) else whole
-
-
-def _is_same(digit: Digit, other: Digit) -> bool:
-    """Tell whether two readings of a picture found the same digit in the same place."""
-    (x, y, w, h), (left, top, width, height) = digit.box, other.box
-    near = abs(2 * (x - left) + w - width) < w + width and abs(2 * (y - top) + h - height) < h + height
-    return near and digit.digit == other.digit
 
 
 def _read_all(picture: Picture, grey: np.ndarray, classifier: Classifier) -> Reading:
@@ -600,11 +594,10 @@ def _split_piece(labels: np.ndarray, piece: Piece, cuts: list[Cut]) -> list[Piec
     own = place == piece.label
     part = np.sum([np.arange(w) >= cut.path[:, None] for cut in cuts], axis=0)
     first, parts = int(labels.max()) + 1, []
-    for number in range(len(cuts) + 1):
+    for number in np.unique(part[own]).tolist():
         mask = own & (part == number)
+        place[mask] = first + number
         left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-        if width > 0:
-            place[mask] = first + number
-            box = x + left, y + top, width, height
-            parts.append(Piece(first + number, box, int(mask.sum()), piece.touches, piece.component))
+        box = x + left, y + top, width, height
+        parts.append(Piece(first + number, box, int(mask.sum()), piece.touches, piece.component))
     return parts
