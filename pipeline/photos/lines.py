@@ -66,19 +66,12 @@ def find_lines(mask: np.ndarray) -> np.ndarray:
     vertical = _horizontal_lines(mask.T, horizontal.T).T
     if vertical.any():
         horizontal |= _horizontal_lines(mask, vertical)
-    return horizontal | vertical | (mask & _crossings(horizontal, vertical))
-
-
-def _crossings(horizontal: np.ndarray, vertical: np.ndarray) -> np.ndarray:
-    """Return where horizontal lines cross vertical ones: there neither is thin."""
-    if not (horizontal.any() and vertical.any()):
-        return np.zeros_like(horizontal)
     reach = 3 * round(stroke_width(horizontal | vertical)) | 1
     across, along = (
         cv2.morphologyEx(lines.astype(np.uint8), cv2.MORPH_CLOSE, np.ones(shape, np.uint8)) > 0
         for lines, shape in ((horizontal, (1, reach)), (vertical, (reach, 1)))
     )
-    return across & along
+    return horizontal | vertical | (mask & across & along)  # where they cross, neither is thin
 
 
 def _horizontal_lines(mask: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -150,43 +143,35 @@ def _longest_line(runs: Runs, remaining: np.ndarray) -> np.ndarray | None:
     A Hough transform of the runs' middles over small slopes, then a parabola, since paper curls.
     """
     height, width = runs.shape
-    x, middle, length = runs.column[remaining], (runs.top + (runs.length - 1) / 2)[remaining], runs.length[remaining]
+    x, middle = runs.column[remaining], (runs.top + (runs.length - 1) / 2)[remaining]
     if len(x) < COVER * width:
         return None
-    slopes = np.linspace(-STEEP, STEEP, 41)
-    lowest = int(STEEP * width) + 2
-    best, slope, row = 0, 0.0, 0
-    for candidate in slopes:
-        votes = np.bincount((middle - candidate * x + lowest).astype(np.int64), minlength=height + 2 * lowest)
-        votes = votes[:-2] + votes[1:-1] + votes[2:]
-        if votes.max() > best:
-            best, slope, row = int(votes.max()), float(candidate), int(votes.argmax()) + 1 - lowest
-    if best < 0.6 * COVER * width:
+    slopes, lowest, three = np.linspace(-STEEP, STEEP, 41), int(STEEP * width) + 2, np.ones(3, int)
+    rows = [(middle - slope * x + lowest).astype(np.int64) for slope in slopes]
+    votes = [np.convolve(np.bincount(row, minlength=height + 2 * lowest), three, "valid") for row in rows]
+    best = int(np.argmax([each.max() for each in votes]))
+    if votes[best].max() < 0.6 * COVER * width:
         return None
-    return _on_curve(runs, remaining, x, middle, length, np.array([0.0, slope, row + 0.5]))
+    return _on_curve(runs, remaining, np.array([0.0, slopes[best] * width, votes[best].argmax() + 1.5 - lowest]))
 
 
-def _on_curve(
-    runs: Runs, remaining: np.ndarray, x: np.ndarray, middle: np.ndarray, length: np.ndarray, curve: np.ndarray
-) -> np.ndarray | None:
+def _on_curve(runs: Runs, remaining: np.ndarray, curve: np.ndarray) -> np.ndarray | None:
+    """Return which of the runs that are ``remaining`` lie on a line near a ``curve``, a polynomial over the width."""
     width = runs.shape[1]
-    on = np.abs(np.polyval(curve, x) - middle) <= max(2.0, 0.02 * width)
+    across, middle = runs.column / width, runs.top + (runs.length - 1) / 2
+    on = remaining & (np.abs(np.polyval(curve, across) - middle) <= max(2.0, 0.02 * width))
     for _ in range(3):
-        thickness = float(np.median(length[on])) if on.any() else 0.0
-        on &= length <= 1.7 * thickness + 1
-        if on.sum() < 0.3 * width or len(np.unique(x[on])) < 3:
+        thickness = float(np.median(runs.length[on])) if on.any() else 0.0
+        thin = remaining & (runs.length <= 1.7 * thickness + 1)
+        on &= thin
+        if on.sum() < 0.3 * width or len(np.unique(across[on])) < 3:
             return None
-        curve = np.polyfit(x[on] / width, middle[on], 2)
-        off = np.abs(np.polyval(curve, x / width) - middle)
-        on = (off <= max(1.5, 0.5 * thickness)) & (length <= 1.7 * thickness + 1)
-    columns = np.unique(x[on])
+        curve = np.polyfit(across[on], middle[on], 2)
+        on = thin & (np.abs(np.polyval(curve, across) - middle) <= max(1.5, 0.5 * thickness))
+    columns = np.unique(runs.column[on])
     if len(columns) < 2 or len(columns) < COVER * (np.ptp(columns) + 1) or np.ptp(columns) < COVER * width:
         return None
-    if _longest_gap(runs, curve, columns) > BLANK * width:
-        return None
-    line = np.zeros(len(remaining), bool)
-    line[np.flatnonzero(remaining)[on]] = True
-    return line
+    return on if _longest_gap(runs, curve, columns) <= BLANK * width else None
 
 
 def _longest_gap(runs: Runs, curve: np.ndarray, columns: np.ndarray) -> int:

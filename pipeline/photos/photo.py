@@ -103,9 +103,8 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if isinstance(error, OSError) and error.errno and error.strerror:
         return error.strerror.lower()  # the file system's own
-    if isinstance(error, OSError):
-        return f"damaged picture ({' '.join(str(error).split())[:80]})"
-    return f"damaged picture ({type(error).__name__})"
+    words = " ".join(str(error).split())[:80] if isinstance(error, OSError) else type(error).__name__
+    return f"damaged picture ({words})"
 
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs a program
@@ -555,15 +554,10 @@ def _drawn_lines(pieces: tuple[Piece, ...], labels: np.ndarray, usual: float) ->
         if max(w, h) > LONG * usual:
             own = labels[y : y + h, x : x + w] == piece.label
             found = find_long_lines(own, usual)
-            if not (_is_tall(piece, usual) and (own & ~found).sum() > BAR * own.sum()):
+            may_be_tall = not piece.touches and w <= LONG * usual and h <= TALL * usual  # as the sevens of some hands
+            if not may_be_tall or (own & ~found).sum() <= BAR * own.sum():
                 lines[y : y + h, x : x + w] |= found
     return lines
-
-
-def _is_tall(piece: Piece, usual: float) -> bool:
-    """Tell whether a piece may be a digit higher than the others here, as the sevens of some hands are."""
-    _, _, w, h = piece.box
-    return not piece.touches and w <= LONG * usual and h <= TALL * usual
 
 
 def _remove_ticks(pieces: tuple[Piece, ...], labels: np.ndarray, drawn: np.ndarray) -> tuple[Piece, ...]:
