@@ -278,6 +278,7 @@ def extract_ink(grey: np.ndarray) -> Ink:
     return _divide_by_paper(cv2.GaussianBlur(grey, (0, 0), 1.0)) if peak_darkness(ink) < NOISY * ink.noise else ink
 
 
+STROKE = 0.06  # of the picture's shorter side: strokes on a sheet are narrower
 NARROW = 0.3  # of the picture's shorter side: a sheet of paper on a table is wider,
 FILLED = 0.85  # and fills so much of its convex hull;
 EDGE = 5  # levels of 255 a pixel: paper in a shadow changes less from one pixel to the next, its edge more
@@ -287,8 +288,8 @@ INKED = 0.003  # this share of it; without, it is a stroke of white ink
 
 def keep_part(grey: np.ndarray, sheet: Sheet, *, beyond: bool = False) -> np.ndarray:
     """Return ``grey`` with more of the ``sheet``'s paper all around it, or of what lies ``beyond`` it in its place."""
-    shape = sheet.mask.shape
-    inside = cv2.erode(1 - sheet.mask if beyond else sheet.mask, _disc(shape), borderValue=1).astype(np.float32)
+    shape, part = sheet.mask.shape, 1 - sheet.mask if beyond else sheet.mask
+    inside = cv2.erode(part, _ellipse(STROKE * min(shape)), borderValue=1).astype(np.float32)
     near, paper = (cv2.GaussianBlur(each, (0, 0), 0.1 * max(shape)) for each in (inside, inside * sheet.paper))
     more = np.where(near > 0.01, paper / np.maximum(near, 0.01), np.median(sheet.paper[inside > 0]))
     on, beside = (cv2.resize(each.astype(np.float32), grey.shape[::-1]) for each in (inside, more))
@@ -297,18 +298,13 @@ def keep_part(grey: np.ndarray, sheet: Sheet, *, beyond: bool = False) -> np.nda
     return np.where(on > 0.5, grey, np.clip(beside + grain, 0, 255)).astype(np.uint8)
 
 
-def _disc(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a disc that is wider than strokes are in a small picture of this ``shape``."""
-    return _ellipse(max(3, round(0.06 * min(shape)) | 1))
-
-
 def find_sheet(grey: np.ndarray) -> Sheet | None:
     """Return the sheet of paper that a darker table surrounds, or None.
 
     Where a lamp shines on the table, no level of light divides the two; then it is the edge all around the sheet.
     """
     small = _small(grey)
-    disc = _disc(small.shape)
+    disc = _ellipse(STROKE * min(small.shape))
     smooth = cv2.morphologyEx(cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc), cv2.MORPH_OPEN, disc)
     light, bright = cv2.threshold(smooth, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     within = np.zeros((small.shape[0] + 2, small.shape[1] + 2), np.uint8)
@@ -364,7 +360,7 @@ def _divide_by_paper(grey: np.ndarray) -> Ink:
 
 def _estimate_paper(dark: np.ndarray, width: float) -> np.ndarray:
     """Return the paper under ink whose strokes are narrower than ``width``."""
-    paper = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, _ellipse(max(3, round(width) | 1)))
+    paper = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, _ellipse(width))
     return cv2.GaussianBlur(paper.astype(np.float32), (0, 0), 1.0)
 
 
@@ -402,8 +398,8 @@ def _level_and_noise(strength: np.ndarray) -> tuple[float, float]:
     return level, 1.4826 * float(np.median(np.abs(strength - level)))
 
 
-def _ellipse(width: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+def _ellipse(width: float) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(3, round(width) | 1),) * 2)
 
 
 def prepare_field(strength: np.ndarray) -> np.ndarray:

@@ -220,9 +220,8 @@ def _is_plus(page: Page, piece: Piece) -> bool:
 
 def _is_line(page: Page, piece: Piece) -> bool:
     _, _, w, h = piece.box
-    if w > LEANING * h:
-        return False
-    return _off_line(page, piece) <= max(1.5, min(0.8 * piece.area / h, UPRIGHT / 2 * h))  # straightened, no wider
+    straightened = max(1.5, min(0.8 * piece.area / h, UPRIGHT / 2 * h))
+    return w <= LEANING * h and _off_line(page, piece) <= straightened
 
 
 def _off_line(page: Page, piece: Piece) -> float:
@@ -348,13 +347,9 @@ def find_rows(page: Page) -> list[list[Piece]]:
 def _is_comma(piece: Piece, pieces: list[Piece], usual: float) -> bool:
     """Tell a large comma: narrow, and it begins below the middle of the pieces beside it, not below their feet."""
     x, y, w, h = piece.box
-
-    def is_beside(other: Piece) -> bool:
-        left, top, width, height = other.box
-        return top < y < top + height and max(left - x - w, x - left - width) < BESIDE * usual
-
-    middles = sorted(other.middle for other in pieces if w < NARROW * h and is_beside(other))
-    return bool(middles) and y > float(np.interp(piece.middle[0], *np.transpose(middles)))
+    near = [other for other in pieces if max(other.box[0] - x - w, x - other.box[0] - other.box[2]) < BESIDE * usual]
+    middles = sorted(other.middle for other in near if other.box[1] < y < other.box[1] + other.box[3])
+    return w < NARROW * h and bool(middles) and y > float(np.interp(piece.middle[0], *np.transpose(middles)))
 
 
 def _is_cut_by_edge(page: Page, piece: Piece) -> bool:
@@ -372,8 +367,8 @@ def _estimate_tilt(pieces: list[Piece], usual: float) -> float:
     """Return the median slope from each piece to its next one on the right, 0 where there are few."""
     slopes = []
     for piece in pieces:
-        right = [each for each in pieces if 0 < each.box[0] - piece.box[0] < 4 * usual]
-        beside = [each for each in right if _overlap_vertically(piece, each)]
+        near = [each for each in pieces if 0 < each.box[0] - piece.box[0] < 4 * usual]
+        beside = [each for each in near if _overlap_vertically(piece, each)]
         if beside:
             across, down = np.subtract(min(beside, key=lambda each: each.box[0]).middle, piece.middle)
             slopes.append(down / max(1.0, across))

@@ -63,15 +63,10 @@ def _card(card: Card) -> Image.Image:
     draw.text((8, y), _shorten(answer, 12), COLOURS[card.reading.verdict], _font(22))
     words, colour = _judgement(card)
     draw.text((tile.width - 8, y + 6), words, colour, _font(13), anchor="ra")
-    draw.text((8, y + 27), _shorten(_remark(card.reading), 38), FAINT_TEXT, _font(11))
+    remark = card.reading.reason or f"least probability {min(digit.probability for digit in card.reading.digits):.3f}"
+    draw.text((8, y + 27), _shorten(remark, 38), FAINT_TEXT, _font(11))
     draw.text((8, y + 41), _shorten(card.file, 38), FAINT_TEXT, _font(11))
     return tile
-
-
-def _remark(read: Reading) -> str:
-    if read.reason:
-        return read.reason
-    return "least probability " + f"{min(digit.probability for digit in read.digits):.3f}"
 
 
 def _judgement(card: Card) -> tuple[str, tuple[int, int, int]]:
