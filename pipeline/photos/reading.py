@@ -141,6 +141,7 @@ def _read_all(picture: Picture, grey: np.ndarray, classifier: Classifier) -> Rea
     unread += {*page.pieces}.difference(*rows)
     high = LOST * photo.median_height(page.pieces)
     is_lost = bool(doubtful) or _is_full(page, high) or any(piece.box[3] > high for piece in unread)
+    is_lost |= _is_at_edge(page, [group.box for group, _ in digits])
     return replace(_judge(page, digits, is_lost=is_lost), seen=grey)
 
 
@@ -162,6 +163,16 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
 def _is_full(page: Page, high: float) -> bool:
     """Tell whether a page has more pieces of ink than are looked at, and all of these are larger than ``high``."""
     return bool(page.labels.max() > photo.MANY) and all(max(piece.box[2:]) > high for piece in page.pieces)
+
+
+def _is_at_edge(page: Page, boxes: list[Box]) -> bool:
+    """Tell whether the picture's edge cuts all that is read, in ``boxes``, and other ink lies inside.
+
+    It may be the rim of a table then, and the ink inside digits, however small beside it.
+    """
+    inside = [piece for piece in page.pieces if not _is_cut_by_edge(page, piece.box)]
+    is_inked = any(max(piece.box[2:]) >= photo.LEAST for piece in inside)
+    return is_inked and all(_is_cut_by_edge(page, box) for box in boxes)
 
 
 def _with_note(picture: Picture, found: Reading) -> Reading:
@@ -327,7 +338,7 @@ def find_rows(page: Page) -> list[list[Piece]]:
     usual = photo.median_height(page.pieces)
     high = [piece for piece in page.pieces if _is_large(page, piece, usual)]
     large = [piece for piece in high if not _is_comma(piece, high, usual)]
-    small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece)]
+    small = [piece for piece in page.pieces if piece not in large and not _is_cut_by_edge(page, piece.box)]
     tilt = _estimate_tilt(large, usual)
     down = {piece: piece.middle[1] - tilt * piece.middle[0] for piece in page.pieces}
     rows: list[list[Piece]] = []
@@ -352,15 +363,15 @@ def _is_comma(piece: Piece, pieces: list[Piece], usual: float) -> bool:
     return w < NARROW * h and bool(middles) and y > float(np.interp(piece.middle[0], *np.transpose(middles)))
 
 
-def _is_cut_by_edge(page: Page, piece: Piece) -> bool:
-    """Tell whether the picture's edge cuts a piece."""
-    (height, width), (x, y, w, h) = page.labels.shape, piece.box
+def _is_cut_by_edge(page: Page, box: Box) -> bool:
+    """Tell whether the picture's edge cuts what is in a box."""
+    (height, width), (x, y, w, h) = page.labels.shape, box
     return min(x, y, width - x - w, height - y - h) <= NEAR
 
 
 def _is_large(page: Page, piece: Piece, usual: float) -> bool:
     """Tell whether a piece is as high as digits are here: what the picture's edge cuts off seldom is one."""
-    return piece.box[3] >= (0.8 if _is_cut_by_edge(page, piece) else 0.5) * usual
+    return piece.box[3] >= (0.8 if _is_cut_by_edge(page, piece.box) else 0.5) * usual
 
 
 def _estimate_tilt(pieces: list[Piece], usual: float) -> float:

@@ -226,6 +226,15 @@ def test_a_small_digit_below_the_middle_of_its_row_makes_the_answer_unsure(class
     assert (found.text == "707") or found.verdict == "unsure"
 
 
+@pytest.mark.parametrize("side", [0, 1, 2, 3])
+def test_the_rim_of_a_table_beside_small_digits_is_no_sure_one(classifier, side):
+    page = drawn((7, 120, 150, 24), (0, 160, 150, 24), shape=(400, 400))
+    rim = np.full((400, 400), 225, np.uint8)
+    cv2.line(rim, (330, 90), (399, 330), 40, 14, cv2.LINE_AA)
+    found = read(np.minimum(page, np.rot90(rim, side)), classifier)
+    assert found.verdict != "digit"
+
+
 def test_a_page_of_more_digits_than_are_looked_at_is_unsure(classifier):
     places = [(60 * column + 20, 60 * row + 15) for row in range(18) for column in range(17)]
     found = read(drawn(*((7, x, y, 44) for x, y in places), shape=(1110, 1060)), classifier)
