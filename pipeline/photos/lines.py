@@ -147,7 +147,7 @@ def _longest_line(runs: Runs, remaining: np.ndarray) -> np.ndarray | None:
     if len(x) < COVER * width:
         return None
     slopes, lowest, three = np.linspace(-STEEP, STEEP, 41), int(STEEP * width) + 2, np.ones(3, int)
-    rows = [(middle - slope * x + lowest).astype(np.int64) for slope in slopes]
+    rows = ((middle - slope * x + lowest).astype(np.int64) for slope in slopes)
     votes = [np.convolve(np.bincount(row, minlength=height + 2 * lowest), three, "valid") for row in rows]
     best = int(np.argmax([each.max() for each in votes]))
     if votes[best].max() < 0.6 * COVER * width:

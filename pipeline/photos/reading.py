@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cv2
@@ -74,7 +74,7 @@ class Reading:
     digits: tuple[Digit, ...]
     verdict: Literal["digit", "unsure", "no digit", "unreadable"]
     reason: str
-    seen: np.ndarray | None = None
+    seen: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -151,7 +151,7 @@ def read_one(picture: Picture, classifier: Classifier) -> Reading:
     Who asks for one digit knows that there is one: ink that is like none is an unsure answer here.
     """
     pages = photo.segment_ink(photo.extract_ink(picture.paper), SHARES)
-    mains = [(page, main) for page in pages if (main := main_piece(page)) is not None]
+    mains = [(page, main) for page in pages if (main := main_piece(_remove_slivers(page)) or main_piece(page))]
     groups = [_make_group(page, near_pieces(page, main, *reach)) for page, main in mains for reach in REACHES]
     found = []
     if groups:

@@ -134,6 +134,27 @@ def test_the_table_under_a_sheet_of_paper_changes_nothing(dark, wood):
     assert np.abs(prepared(turned).astype(int) - prepared(on_a_table(alone, dark, wood))).mean() < 5
 
 
+@pytest.mark.parametrize("place", [(150, 100), (300, 200), (450, 300)])
+@pytest.mark.parametrize("spread", [40, 70])
+def test_faint_pencil_that_a_lamps_glow_reaches_is_dark_ink(place, spread):
+    y, x = np.mgrid[:420, :620]
+    glow = np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * spread**2))
+    pencil = np.zeros((420, 620), np.float32)
+    for left in (110, 240, 370, 500):
+        cv2.ellipse(pencil, (left, 200), (30, 45), 10, 0, 360, 1.0, 4, cv2.LINE_AA)
+    page = np.minimum(140 + 140 * glow, 255) * (1 - 0.2 * pencil)
+    assert not photo.extract_ink(page.astype(np.uint8)).white
+
+
+@pytest.mark.parametrize(("wide", "high"), [(60, 120), (100, 60), (150, 100)])
+def test_a_window_that_a_board_reflects_is_not_ink(wide, high):
+    board = np.full((420, 620), 150, np.uint8)
+    board[20 : 20 + high, 300 : 300 + wide] = 245
+    for place in (110, 240, 370, 500):
+        cv2.ellipse(board, (place, 290), (25, 40), 10, 0, 360, 60, 5, cv2.LINE_AA)
+    assert not photo.extract_ink(board).white
+
+
 @pytest.mark.parametrize("shadow", [0, 70])
 def test_a_lamp_that_shines_on_the_table_does_not_hide_the_sheet(shadow):
     ends = np.array([[150, 70], [330, 60], [370, 290], [140, 300]], np.float32)
