@@ -146,6 +146,13 @@ def test_faint_pencil_that_a_lamps_glow_reaches_is_dark_ink(place, spread):
     assert not photo.extract_ink(page.astype(np.uint8)).white
 
 
+@pytest.mark.parametrize("wide", [20, 60, 100])
+def test_the_light_beside_a_soft_shadow_is_no_sheet(wide):
+    light = 0.7 + 0.3 * np.clip((np.arange(300)[:, None] - 120) / wide, 0, 1)
+    page = (230 * light * np.ones((1, 400))).astype(np.uint8)
+    assert photo.find_sheet(page) is None
+
+
 @pytest.mark.parametrize(("wide", "high"), [(60, 120), (100, 60), (150, 100)])
 def test_a_window_that_a_board_reflects_is_not_ink(wide, high):
     board = np.full((420, 620), 150, np.uint8)
