@@ -330,8 +330,7 @@ def _accept_sheet(small: np.ndarray, smooth: np.ndarray, bright: np.ndarray, lig
     level = float(np.median(small[inside]))
     if sides == 0 or level < light or (small > 0.85 * level)[outside].mean() > 0.1:
         return None  # the whole picture, a ring of white ink, or a cell with more paper beyond its border
-    edge = mask > cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1)
-    if sides < 3 and level > SHARP * np.median(_slope(smooth.astype(np.float32))[edge]):
+    if sides < 3 and level > SHARP * np.median(_slope(smooth.astype(np.float32))[_outline(mask)]):
         return None  # a shadow beside the light
     is_stroke = inside.mean() < SMALL and (small < 0.88 * smooth)[inside].mean() < INKED
     return None if is_stroke else Sheet(mask, sides, smooth)
@@ -386,7 +385,7 @@ def _is_ink_white(small: np.ndarray) -> bool:
     wide = cv2.copyMakeBorder(small, half, half, half, half, cv2.BORDER_REFLECT_101)  # or a frame would be the paper
     off = small.astype(np.int32) - cv2.medianBlur(wide, window)[half:-half, half:-half]
     grain = 4 * round(1.4826 * float(np.median(np.abs(off))))
-    slope = _slope(cv2.GaussianBlur(small.astype(np.float32), (0, 0), max(1.0, 0.01 * min(small.shape))))
+    slope = _smooth_slope(small)
     return _ink_mass(off, grain, slope) > _ink_mass(-off, grain, slope)
 
 
@@ -403,7 +402,7 @@ def _ink_mass(off: np.ndarray, grain: int, slope: np.ndarray) -> float:
     gap, stroke = (np.ones((max(3, round(width * side) | 1),) * 2, np.uint8) for width in GLOW)
     wide = cv2.morphologyEx(np.maximum(off, 0).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     wide = cv2.morphologyEx(wide, cv2.MORPH_OPEN, stroke)
-    rise = _slope(cv2.GaussianBlur(wide.astype(np.float32), (0, 0), max(1.0, 0.01 * side)))
+    rise = _smooth_slope(wide)
     count, labels = cv2.connectedComponents((wide > grain).astype(np.uint8), connectivity=8)
     for own in (labels == label for label in range(1, count)):
         if _edge_width(wide, rise, own) > RISE * side:
@@ -605,9 +604,19 @@ def _remove_sides(pieces: tuple[Piece, ...], labels: np.ndarray, lines: np.ndarr
     return tuple(piece for piece in pieces if not leads_across(piece))
 
 
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Return the pixels of ``mask`` uint8 [h, w] beside what is not in it; the picture's edge is no end of it."""
+    return mask > cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1)
+
+
 def _slope(image: np.ndarray) -> np.ndarray:
     """Return how much float32 [h, w] changes from a pixel to the next; a row of pixels has no slope."""
     return np.hypot(*np.gradient(image)) if min(image.shape) > 1 else np.zeros_like(image)
+
+
+def _smooth_slope(image: np.ndarray) -> np.ndarray:
+    """Return the slope of an image uint8 [h, w] without its grain."""
+    return _slope(cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(1.0, 0.01 * min(image.shape))))
 
 
 SOFT = 3.0  # times as wide as other ink's is a shadow's edge: on photographed sheets 5.2 to 8.0, a digit's 0.7 to 1.6
@@ -631,8 +640,7 @@ def _find_shadows(pieces: tuple[Piece, ...], labels: np.ndarray, strength: np.nd
 def _edge_width(height: np.ndarray, slope: np.ndarray, own: np.ndarray) -> float:
     """Return how many pixels wide the edge of ``own`` is: its greatest ``height`` by the slope at half of that."""
     top = float(height[own].max())
-    half = (own & (height > top / 2)).astype(np.uint8)
-    outline = half > cv2.erode(half, np.ones((3, 3), np.uint8), borderValue=1)
+    outline = _outline((own & (height > top / 2)).astype(np.uint8))
     return top / max(1e-6, float(np.median(slope[outline]))) if outline.any() else 0.0
 
 
